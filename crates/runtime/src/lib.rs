@@ -5,3 +5,6 @@
 
 pub mod clock;
 pub mod fs;
+pub mod random;
+pub mod shutdown;
+pub mod task;
