@@ -1,1 +1,15 @@
-//! store.
+//! The store: a small set of live records under revisions, with transactions, watches and leases.
+//!
+//! [`Kv`] is etcd's model as one object-safe trait. Two stores stand behind it: [`etcd`] in a cluster and
+//! [`embedded`] on one machine; one conformance suite judges both. On top of the trait stand the [`reflector`] (a
+//! cache of a key range that repairs itself), the [`session`] (a lease that is regained when lost) and the
+//! [`election`] (a leader whose every write carries a token).
+
+pub mod error;
+pub mod kv;
+
+pub use error::Error;
+pub use kv::{
+    Answer, Compare, Event, Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Prefix, Range, Revision, Status,
+    Txn, TxnAnswer, WatchItem, WatchStream, list_all,
+};
