@@ -5,6 +5,7 @@
 //! cache of a key range that repairs itself), the [`session`] (a lease that is regained when lost) and the
 //! [`election`] (a leader whose every write carries a token).
 
+pub mod embedded;
 pub mod error;
 pub mod kv;
 

@@ -1,15 +1,16 @@
 //! Keys and ranges of keys.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::Error;
 
 /// The longest key, in bytes. Keys reach logs and metrics, and etcd keeps all of them in memory.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// A key: segments of printable ASCII without spaces, separated by `/`. Never holds a patient's identity.
+/// A key: segments of printable ASCII without spaces, separated by `/`. Never holds a patient's identity. Cheap to
+/// clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// Checks a key.
@@ -23,7 +24,7 @@ impl Key {
         if key.split('/').any(str::is_empty) {
             return Err(Error::InvalidKey { why: "it is empty or has an empty segment" });
         }
-        Ok(Self(key))
+        Ok(Self(key.into()))
     }
 
     /// The key's text.
@@ -88,7 +89,7 @@ impl Prefix {
 
 impl From<Key> for Prefix {
     fn from(key: Key) -> Self {
-        Self(key.0)
+        Self(key.0.to_string())
     }
 }
 
@@ -153,7 +154,7 @@ impl Range {
     pub(crate) fn bounds(&self) -> (String, Option<String>) {
         match self {
             // A key's successor in byte order is the key with a zero byte appended.
-            Self::Key(k) => (k.0.clone(), Some(format!("{}\0", k.0))),
+            Self::Key(k) => (k.0.to_string(), Some(format!("{}\0", k.0))),
             Self::Prefix(p) => (p.0.clone(), prefix_end(&p.0)),
             Self::Span { from, to } => (from.0.clone(), Some(to.0.clone())),
         }
