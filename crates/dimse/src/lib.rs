@@ -5,9 +5,16 @@
 //! fragments passed on unbuffered, transient rejections, and every wait under a bound. Nothing here decodes pixels,
 //! and nothing here knows where objects go: that is behind [`StorageService`].
 
+mod channel;
+mod command;
+pub mod part10;
 pub mod scp;
+pub mod scu;
 pub mod service;
 pub mod status;
+pub mod uid;
 
+pub use channel::ChannelError;
+pub use scu::Scu;
 pub use service::{Closed, Peer, Rejection, StorageAssociation, StorageService, StoreRequest, StoreSink};
 pub use status::{StatusClass, StoreStatus};

@@ -1,8 +1,16 @@
 //! The storage and verification SCP: listens, negotiates, hands objects to a [`StorageService`](crate::StorageService).
 
+mod association;
+mod listener;
+pub(crate) mod negotiate;
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, time::Duration};
 
 use isocenter_domain::id::AeTitle;
+
+pub use listener::Listener;
 
 /// How to listen. All bounds are hard.
 #[derive(Clone, Debug)]
