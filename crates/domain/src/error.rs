@@ -39,7 +39,9 @@ pub trait Kinded: std::error::Error {
     /// Whether the same call may succeed later without anybody changing the request.
     fn is_retryable(&self) -> bool {
         match self.kind() {
-            Kind::Conflict | Kind::Exhausted | Kind::Unavailable | Kind::Unknown | Kind::DeadlineExceeded => true,
+            Kind::Conflict | Kind::Exhausted | Kind::Unavailable | Kind::Unknown | Kind::DeadlineExceeded => {
+                true
+            }
             Kind::NotFound
             | Kind::AlreadyExists
             | Kind::FailedPrecondition

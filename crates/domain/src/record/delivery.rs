@@ -1,0 +1,234 @@
+//! One report version on its way to one destination, and the lane that keeps order. Owner: report-delivery.
+
+use super::{Illegal, Record, report::ReportKind};
+use crate::{
+    key::{DeliveryKey, LaneKey},
+    refs::Ref,
+    time::Time,
+};
+
+/// The life of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// To be sent, when those before it on its lane are accepted.
+    Pending,
+    /// Claimed and on its way.
+    Sent {
+        /// When the claim lapses.
+        until: Time,
+    },
+    /// Not accepted yet; to be sent again under the same message id.
+    Retrying {
+        /// When.
+        next: Time,
+        /// What went wrong, without patient identity.
+        error: String,
+    },
+    /// The receiver's application has it.
+    ApplicationAccepted {
+        /// When.
+        at: Time,
+    },
+    /// Nothing but a person helps: the receiver refused it, or the schedule is over. It holds its lane, so that nothing
+    /// later overtakes it.
+    DeadLetter {
+        /// Why, without patient identity.
+        reason: String,
+        /// Since when.
+        at: Time,
+    },
+}
+
+/// A delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Where in its life it is.
+    pub state: DeliveryState,
+    /// MSH-10: the same on every attempt and after every restore.
+    pub message_id: String,
+    /// What the report is to earlier ones.
+    pub kind: ReportKind,
+    /// The lane.
+    pub accession: Ref,
+    /// When the report was signed: the order on the lane.
+    pub signed_at: Time,
+    /// Attempts made since the delivery was made or last replayed.
+    pub attempts: u32,
+    /// When it was made or last replayed: the dead-letter bound counts from here.
+    pub since: Time,
+}
+
+impl Record for Delivery {
+    type Key = DeliveryKey;
+}
+
+/// What happens to a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryEvent {
+    /// A sender claims it, together with the lane.
+    Claimed {
+        /// When the claim lapses.
+        until: Time,
+    },
+    /// The receiver's application accepted it.
+    Accepted,
+    /// It was not accepted, and may be later.
+    NotAccepted {
+        /// When to try again.
+        retry_at: Time,
+        /// What went wrong, without patient identity.
+        error: String,
+    },
+    /// It was refused, or the schedule is over.
+    Refused {
+        /// Why, without patient identity.
+        reason: String,
+    },
+    /// The claim's time passed and no sender said anything.
+    Lapsed,
+    /// A person wants it sent again, under the same message id.
+    Replayed,
+}
+
+/// What has to follow a change of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryEffect {
+    /// The lane names this delivery as in flight, in the same transaction; then send it.
+    OccupyLaneAndSend,
+    /// The lane is free again, in the same transaction.
+    FreeLane,
+}
+
+impl Delivery {
+    /// Whether nothing more is expected.
+    #[must_use]
+    pub const fn settled(&self) -> bool {
+        match self.state {
+            DeliveryState::ApplicationAccepted { .. } => true,
+            DeliveryState::Pending
+            | DeliveryState::Sent { .. }
+            | DeliveryState::Retrying { .. }
+            | DeliveryState::DeadLetter { .. } => false,
+        }
+    }
+
+    /// The delivery after `event`.
+    pub fn transition(
+        mut self,
+        event: DeliveryEvent,
+        now: Time,
+    ) -> Result<(Self, Vec<DeliveryEffect>), Illegal> {
+        use DeliveryState as S;
+        let effects = match (self.state.clone(), event) {
+            (S::Pending | S::Retrying { .. }, DeliveryEvent::Claimed { until }) => {
+                self.attempts += 1;
+                self.state = S::Sent { until };
+                vec![DeliveryEffect::OccupyLaneAndSend]
+            }
+            (S::Sent { .. }, DeliveryEvent::Accepted) => {
+                self.state = S::ApplicationAccepted { at: now };
+                vec![DeliveryEffect::FreeLane]
+            }
+            (S::Sent { .. }, DeliveryEvent::NotAccepted { retry_at, error }) => {
+                self.state = S::Retrying { next: retry_at, error };
+                vec![DeliveryEffect::FreeLane]
+            }
+            (S::Sent { .. }, DeliveryEvent::Refused { reason }) => {
+                self.state = S::DeadLetter { reason, at: now };
+                vec![DeliveryEffect::FreeLane]
+            }
+            (S::Sent { .. }, DeliveryEvent::Lapsed) => {
+                self.state =
+                    S::Retrying { next: now, error: "the sender went away during the attempt".into() };
+                vec![DeliveryEffect::FreeLane]
+            }
+            (S::Pending | S::Retrying { .. }, DeliveryEvent::Refused { reason }) => {
+                self.state = S::DeadLetter { reason, at: now };
+                Vec::new()
+            }
+            (S::DeadLetter { .. }, DeliveryEvent::Replayed) => {
+                self.state = S::Pending;
+                self.attempts = 0;
+                self.since = now;
+                Vec::new()
+            }
+            (
+                state @ (S::Pending | S::Retrying { .. }),
+                event @ (DeliveryEvent::Accepted
+                | DeliveryEvent::NotAccepted { .. }
+                | DeliveryEvent::Lapsed
+                | DeliveryEvent::Replayed),
+            )
+            | (state @ S::Sent { .. }, event @ (DeliveryEvent::Claimed { .. } | DeliveryEvent::Replayed))
+            | (
+                state @ S::ApplicationAccepted { .. },
+                event @ (DeliveryEvent::Claimed { .. }
+                | DeliveryEvent::Accepted
+                | DeliveryEvent::NotAccepted { .. }
+                | DeliveryEvent::Refused { .. }
+                | DeliveryEvent::Lapsed
+                | DeliveryEvent::Replayed),
+            )
+            | (
+                state @ S::DeadLetter { .. },
+                event @ (DeliveryEvent::Claimed { .. }
+                | DeliveryEvent::Accepted
+                | DeliveryEvent::NotAccepted { .. }
+                | DeliveryEvent::Refused { .. }
+                | DeliveryEvent::Lapsed),
+            ) => return Err(Self::illegal(&state, &event)),
+        };
+        Ok((self, effects))
+    }
+
+    fn illegal(state: &DeliveryState, event: &DeliveryEvent) -> Illegal {
+        let why = match state {
+            DeliveryState::Pending | DeliveryState::Retrying { .. } => "nobody is sending it",
+            DeliveryState::Sent { .. } => "it is on its way",
+            DeliveryState::ApplicationAccepted { .. } => "it was accepted",
+            DeliveryState::DeadLetter { .. } => "replay it first",
+        };
+        Illegal { record: "delivery", state: state.name(), event: event.name(), why }
+    }
+}
+
+/// The one delivery in flight to a destination for an accession. Claiming is compare-and-swap on this and the delivery, so
+/// that a correction never leaves before the report it corrects is settled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lane {
+    /// What is in flight.
+    pub in_flight: Option<DeliveryKey>,
+}
+
+impl Record for Lane {
+    type Key = LaneKey;
+}
+
+impl DeliveryState {
+    /// The state's name in documents, events and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Sent { .. } => "sent",
+            Self::Retrying { .. } => "retrying",
+            Self::ApplicationAccepted { .. } => "application-accepted",
+            Self::DeadLetter { .. } => "dead-letter",
+        }
+    }
+}
+
+impl DeliveryEvent {
+    /// The event's name in documents and the journal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Claimed { .. } => "claimed",
+            Self::Accepted => "accepted",
+            Self::NotAccepted { .. } => "not-accepted",
+            Self::Refused { .. } => "refused",
+            Self::Lapsed => "lapsed",
+            Self::Replayed => "replayed",
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Compiles the protos with protox: no protoc is needed for our own.
+
+use std::{error::Error, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let proto = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    println!("cargo:rerun-if-changed={}", proto.display());
+    let files = [
+        "isocenter/v1/ai.proto",
+        "isocenter/v1/archive.proto",
+        "isocenter/v1/ingestion.proto",
+        "isocenter/v1/reader_assignment.proto",
+        "isocenter/v1/report_delivery.proto",
+        "isocenter/v1/routing.proto",
+        "isocenter/store/v1/document.proto",
+        "isocenter/store/v1/record.proto",
+    ];
+    let descriptors = protox::compile(files, [&proto])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        .bytes(".isocenter.v1.FetchInstancesResponse.chunk")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Round trips, and a record from the future.
+
+use std::time::Duration;
+
+use isocenter_domain::{
+    Time,
+    id::{CaseId, ReadId},
+    record::{
+        ai_task::{AiAnswer, AiTask, AiTaskState},
+        case::{Case, CaseState},
+        delivery::{Delivery, DeliveryState},
+        intake::Intake,
+        read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
+        registry::{Entry, Reader, Sites, Skill},
+        report::{Report, ReportKind, StudyRevision},
+        study::{Doubt, Evidence, Facts, Study, StudyState},
+    },
+    refs::{Digest, Ref},
+};
+use prost::Message;
+
+use super::*;
+
+fn head() -> Head {
+    Head {
+        level: LEVEL,
+        seq: 7,
+        op_id: "op".into(),
+        created_at: Time(5),
+        updated_at: Time(9),
+        trace: "00-trace".into(),
+        cell: "cell".into(),
+    }
+}
+
+fn round_trip<R: Stored>(record: &R) {
+    let bytes = encode(&head(), record);
+    assert_eq!(decode::<R>(&bytes), Ok((head(), record.clone())));
+    assert!(bytes.len() <= 1200, "{} bytes", bytes.len());
+}
+
+fn studies() -> Vec<StudyRevision> {
+    vec![StudyRevision { study: "1.2.840".parse().unwrap(), revision: 2 }]
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one line a field")]
+fn every_record_reads_back_and_is_small() {
+    let facts = Facts {
+        modalities: vec!["CT".into(), "SR".into()],
+        body_part: "HEAD".into(),
+        patient: Some(Ref([1; 16])),
+        images: 40,
+        ..Facts::default()
+    };
+    let doubt = Some(Doubt { node: "n".parse().unwrap(), pending: 3 });
+    round_trip(&Study {
+        site: "north".parse().unwrap(),
+        calling_ae: "CT1".parse().unwrap(),
+        state: StudyState::Complete { evidence: Evidence::AssemblyBound, doubt },
+        revision: 2,
+        first_received_at: Time(1),
+        complete_at: Some(Time(2)),
+        manifest: Some(Digest([3; 32])),
+        facts,
+    });
+    round_trip(&Intake { stored: 4, pending: 1, segment: Some(Digest([1; 32])), ..Intake::default() });
+    round_trip(&Case {
+        state: CaseState::Ready,
+        members: vec!["1.2".parse().unwrap()],
+        site: "north".parse().unwrap(),
+        class: "STAT".parse().unwrap(),
+        complete_at: Time(4),
+        deadline: Duration::from_secs(3600),
+        ai_credit: Duration::from_secs(300),
+        orphan_after: Duration::from_secs(300),
+        pools: vec!["site:north".parse().unwrap(), "general".parse().unwrap()],
+        destinations: vec!["north".parse().unwrap()],
+        modalities: vec!["CT".into()],
+        body_part: "HEAD".into(),
+        patient: None,
+        accession: Ref([2; 16]),
+    });
+    let mut task = AiTask::requested(Digest([1; 32]), Time(1), Time(2));
+    round_trip(&task);
+    task.state = AiTaskState::Late(AiAnswer {
+        probability_ppm: 999_999,
+        model: "m".into(),
+        model_version: "1".into(),
+        result: Digest([9; 32]),
+        at: Time(8),
+    });
+    round_trip(&task);
+    let case = CaseId::of(&"t".parse().unwrap(), &"1.2".parse().unwrap());
+    let reader: isocenter_domain::id::ReaderId = "anna".parse().unwrap();
+    let mut read = Read::waiting(ReadKind::Discrepancy { of: 1 }, Time(3));
+    read.returns.push(Return { reader: reader.clone(), reason: ReturnReason::Conflict, at: Time(4) });
+    read.drafts.push(Digest([4; 32]));
+    read.state =
+        ReadState::Open { reader: reader.clone(), token: "t".into(), since: Time(6), studies: studies() };
+    round_trip(&read);
+    round_trip(&Holding { offered: None, open: Some(ReadId { case, n: 2 }) });
+    round_trip(&Report {
+        kind: ReportKind::Correction,
+        body: Digest([5; 32]),
+        author: reader,
+        signed_at: Time(7),
+        studies: studies(),
+        replaces: Some(1),
+        request_id: "r".into(),
+    });
+    round_trip(&Delivery {
+        state: DeliveryState::Retrying { next: Time(9), error: "no answer".into() },
+        message_id: "ABC".into(),
+        kind: ReportKind::Final,
+        accession: Ref([2; 16]),
+        signed_at: Time(7),
+        attempts: 3,
+        since: Time(7),
+    });
+    round_trip(&Entry::Reader(Reader {
+        skills: vec![Skill { modality: "CT".into(), body_part: "*".into() }],
+        sites: Sites::Some(vec!["north".parse().unwrap()]),
+        pools: vec!["general".parse().unwrap()],
+    }));
+}
+
+/// What a later build would write: a level above ours, a state we do not know, and a field we do not know.
+#[test]
+fn a_record_from_the_future_is_refused_by_level_and_its_head_is_still_read() {
+    let mut bytes = stored::Record {
+        level: LEVEL + 1,
+        seq: 3,
+        body: Some(stored::record::Body::Read(stored::Read { state: 99, ..Default::default() })),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    bytes.extend([0xfa, 0x3f, 0x03, b'n', b'e', b'w']); // field 1023, length-delimited
+    let refused = decode::<Read>(&bytes).unwrap_err();
+    assert_eq!(refused, Undecodable::FromTheFuture { level: LEVEL + 1, ours: LEVEL });
+    assert_eq!(decode_head(&bytes).unwrap().seq, 3);
+}
+
+#[test]
+fn an_unknown_state_at_our_level_is_damage_and_names_the_field() {
+    let bytes = stored::Record {
+        level: LEVEL,
+        body: Some(stored::record::Body::Read(stored::Read { kind: 1, state: 99, ..Default::default() })),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let refused = decode::<Read>(&bytes).unwrap_err();
+    assert_eq!(refused.to_string(), "stored value is damaged: read.state 99 is not known");
+    assert!(matches!(decode::<Intake>(&bytes), Err(Undecodable::Damaged(_))));
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        drop(decode::<Read>(&bytes));
+        drop(decode::<Study>(&bytes));
+        drop(decode::<Entry>(&bytes));
+    }
+}
