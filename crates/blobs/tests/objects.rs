@@ -83,10 +83,8 @@ async fn a_spooled_file_is_adopted_without_a_second_copy_and_twice_is_once() {
     let (other, _) = spooled(&place, b"others");
     assert!(matches!(place.blobs.adopt(&other, &name).await, Err(Error::AlreadyExists(_))));
     assert_eq!(place.blobs.get(&name).await.unwrap(), "pixels");
-    assert!(matches!(
-        place.blobs.adopt(&file, &path::head(&tenant(), &study("9"), 1)).await,
-        Err(Error::Io { .. })
-    ));
+    let missing = place.dir.path().join("missing");
+    assert!(matches!(place.blobs.adopt(&missing, &name).await, Err(Error::Io { .. })));
 }
 
 #[tokio::test]

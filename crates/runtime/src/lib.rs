@@ -4,7 +4,13 @@
 //! This is the one crate where the wall clock, randomness and `tokio::spawn` live.
 
 pub mod clock;
+pub mod config;
 pub mod fs;
+pub mod metrics;
 pub mod random;
+pub mod readiness;
+pub mod retry;
+pub mod secret;
 pub mod shutdown;
+pub mod status;
 pub mod task;
