@@ -1,0 +1,112 @@
+//! The feed: wakes keys as they change, and all of them now and then.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::BoxStream};
+use isocenter_runtime::retry::Schedule;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Failed, Key, Queue};
+
+/// Where keys come from: a table of the store, filtered to the shards that are this process's.
+#[async_trait::async_trait]
+pub trait KeySource: Send + Sync + 'static {
+    /// The keys.
+    type Key: Key;
+
+    /// All keys there are now.
+    ///
+    /// # Errors
+    /// Any: it is asked again by the retry schedule.
+    async fn list(&self) -> Result<Vec<Self::Key>, Failed>;
+
+    /// The keys that change from now on. Its end means that changes may have been missed: it is asked for again, and
+    /// everything is listed.
+    ///
+    /// # Errors
+    /// As [`KeySource::list`].
+    async fn changes(&self) -> Result<BoxStream<'static, Self::Key>, Failed>;
+}
+
+/// Fills one queue from one source.
+#[derive(Clone, Copy, Debug)]
+pub struct Feed {
+    /// Its name in logs.
+    pub name: &'static str,
+    /// How often all keys are woken though nothing is known to have changed.
+    pub resync: Duration,
+    /// When a source that failed is asked again.
+    pub retry: Schedule,
+}
+
+impl Feed {
+    /// A resync every 5 minutes, retries after half a second to 10 seconds.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            resync: Duration::from_secs(300),
+            retry: Schedule::new(Duration::from_millis(500), Duration::from_secs(10)),
+        }
+    }
+
+    /// Feeds `queue` until `ended`. Spawn it with [`isocenter_runtime::task::Tasks::background`].
+    pub async fn run<K: Key>(
+        self,
+        source: Arc<dyn KeySource<Key = K>>,
+        queue: Queue<K>,
+        ended: CancellationToken,
+    ) {
+        let mut failures = 0;
+        loop {
+            let fed = tokio::select! {
+                () = ended.cancelled() => return,
+                fed = self.follow(&*source, &queue, &mut failures) => fed,
+            };
+            failures += 1;
+            let now = queue.clock().now();
+            let pause = self.retry.next(failures, now).since(now);
+            match fed {
+                Ok(()) => tracing::info!(feed = self.name, failures, "changes ended; listing again"),
+                Err(e) => {
+                    tracing::warn!(feed = self.name, failures, error = %e, "source failed; asking again")
+                }
+            }
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Follows the source until its changes end.
+    async fn follow<K: Key>(
+        &self,
+        source: &dyn KeySource<Key = K>,
+        queue: &Queue<K>,
+        failures: &mut u32,
+    ) -> Result<(), Failed> {
+        // First the changes, then the list: what changes between the two is in the changes.
+        let mut changes = source.changes().await?;
+        loop {
+            for key in source.list().await? {
+                queue.resync(key);
+            }
+            *failures = 0;
+            let resync = tokio::time::sleep(self.resync);
+            tokio::pin!(resync);
+            loop {
+                tokio::select! {
+                    changed = changes.next() => match changed {
+                        Some(key) => {
+                            queue.wake(key);
+                        }
+                        None => return Ok(()),
+                    },
+                    () = &mut resync => break,
+                    () = queue.room() => break,
+                }
+            }
+        }
+    }
+}
