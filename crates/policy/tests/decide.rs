@@ -1,0 +1,203 @@
+//! What policies say of studies.
+
+use std::time::Duration;
+
+use isocenter_domain::{Phi, id::SiteId};
+use isocenter_policy::{AiRequest, DEFAULT_TEXT, Decision, Facts, Outcome, Policy, Source};
+
+const NETWORK: &str = r#"
+name: network
+schema: 1
+classes:
+  STROKE:    {deadline: 20m, ai_credit: 0m, orphan_after: 5m}
+  STAT:      {deadline: 60m, ai_credit: 5m, orphan_after: 5m, reoffer: true}
+  ROUTINE:   {deadline: 24h, ai_credit: 8h}
+  SCREENING: {deadline: 72h, ai_credit: 24h}
+rules:
+  - name: nothing-to-read
+    when: image_count == 0
+    read: false
+  - name: stroke
+    when: "'CT' in modalities && body_part == 'HEAD' && procedure_code in ['CTSTROKE', 'CTAHEAD']"
+    class: STROKE
+    pools: [neuro, reference-center]
+  - name: ordered-stat
+    when: order_priority == 'S' || order_priority == 'A'
+    class: STAT
+  - name: mammography
+    when: "'MG' in modalities"
+    class: SCREENING
+    ai: [{service: sample-density, timeout: 5m}]
+    pools: [mammo, reference-center]
+  - name: chest-film
+    when: "('CR' in modalities || 'DX' in modalities) && body_part == 'CHEST'"
+    ai: [{service: sample-opacity, timeout: 2m}]
+    pools: ["site:{site}", "site:north", reference-center]
+default:
+  class: ROUTINE
+  read: true
+  pools: [general]
+  destinations: ["site:{site}", "site:archive"]
+"#;
+
+fn facts(modality: &str, body_part: &str) -> Facts {
+    let mut facts = Facts::of(SiteId::new("north").unwrap());
+    facts.modalities = vec![modality.into()];
+    facts.body_part = body_part.into();
+    facts.image_count = 2;
+    facts
+}
+
+fn decide(text: &str, facts: &Facts) -> Decision {
+    Policy::parse(text).unwrap().decide(facts)
+}
+
+fn texts<T: ToString>(ids: &[T]) -> Vec<String> {
+    ids.iter().map(T::to_string).collect()
+}
+
+/// Whether a policy of one rule with this condition matches.
+fn outcome(when: &str, facts: &Facts) -> Outcome {
+    let text = format!(
+        "name: p\nschema: 1\nclasses: {{A: {{deadline: 1h}}}}\nrules:\n  - name: a\n    when: |\n      {when}\n    \
+         class: A\ndefault: {{class: A, read: true, pools: [general], destinations: [x]}}\n"
+    );
+    let mut trace = Policy::parse(&text).unwrap_or_else(|e| panic!("{when}: {e}")).decide(facts).trace;
+    trace.remove(0).outcome
+}
+
+#[test]
+fn the_first_rule_that_sets_a_field_wins_for_that_field() {
+    let mut study = facts("CT", "HEAD");
+    study.procedure_code = "CTSTROKE".into();
+    study.order_priority = "S".into();
+    let decision = decide(NETWORK, &study);
+    assert_eq!(decision.class.as_str(), "STROKE");
+    assert_eq!(texts(&decision.pools), ["neuro", "reference-center"]);
+    assert_eq!(texts(&decision.destinations), ["north", "archive"]);
+    assert_eq!(decision.fields.class, Source::Rule("stroke".into()));
+    assert_eq!(decision.fields.destinations, Source::Default);
+    let matched: Vec<_> =
+        decision.trace.iter().filter(|r| r.outcome == Outcome::Matched).map(|r| &*r.rule).collect();
+    assert_eq!(matched, ["stroke", "ordered-stat"]);
+
+    // A later rule fills what the first left open.
+    let mut study = facts("MG", "BREAST");
+    study.order_priority = "A".into();
+    let decision = decide(NETWORK, &study);
+    assert_eq!(decision.class.as_str(), "STAT");
+    assert_eq!(texts(&decision.pools), ["mammo", "reference-center"]);
+    assert_eq!(
+        decision.ai,
+        [AiRequest { service: "sample-density".parse().unwrap(), timeout: Duration::from_secs(300) }]
+    );
+}
+
+#[test]
+fn the_sites_own_pool_and_destination_are_named_after_the_site_and_come_once() {
+    let decision = decide(NETWORK, &facts("DX", "CHEST"));
+    assert_eq!(texts(&decision.pools), ["site:north", "reference-center"]);
+    assert_eq!(texts(&decision.destinations), ["north", "archive"]);
+    let mut study = facts("DX", "CHEST");
+    study.site = SiteId::new("south").unwrap();
+    assert_eq!(texts(&decide(NETWORK, &study).pools), ["site:south", "site:north", "reference-center"]);
+}
+
+#[test]
+fn a_study_nobody_reads_goes_nowhere_and_says_why() {
+    let mut study = facts("MG", "BREAST");
+    study.image_count = 0;
+    let decision = decide(NETWORK, &study);
+    assert!(!decision.read);
+    assert_eq!(decision.no_read_reason.as_deref(), Some("nothing-to-read"));
+    assert!(decision.pools.is_empty() && decision.ai.is_empty() && decision.destinations.is_empty());
+    assert_eq!(decision.fields.pools, Source::Rule("nothing-to-read".into()));
+    assert_eq!(decision.class.as_str(), "SCREENING");
+}
+
+#[test]
+fn the_default_policy_reads_everything_with_images_in_the_general_pool() {
+    let policy = Policy::parse(DEFAULT_TEXT).unwrap();
+    let decision = policy.decide(&facts("OT", ""));
+    assert!(decision.read);
+    assert_eq!(texts(&decision.pools), ["general"]);
+    assert_eq!(texts(&decision.destinations), ["north"]);
+    assert_eq!(policy.class_of(&decision).deadline, Duration::from_secs(24 * 3600));
+    assert!(!policy.decide(&Facts::of(SiteId::new("north").unwrap())).read);
+    let mut stat = facts("CT", "");
+    stat.order_priority = "STAT".into();
+    assert_eq!(policy.decide(&stat).class.as_str(), "STAT");
+}
+
+#[test]
+fn a_class_has_defaults_and_a_policy_a_version() {
+    let policy = Policy::parse(NETWORK).unwrap();
+    let class = |name: &str| policy.class(&name.parse().unwrap()).unwrap().clone();
+    assert_eq!(class("ROUTINE").orphan_after, Duration::from_secs(30 * 60));
+    assert!(!class("ROUTINE").reoffer);
+    assert!(class("STAT").reoffer);
+    assert!(policy.class(&"GONE".parse().unwrap()).is_none());
+    assert_eq!(policy.hash(), Policy::parse(NETWORK).unwrap().hash());
+    assert_ne!(policy.hash(), Policy::parse(&format!("{NETWORK}\n")).unwrap().hash());
+    assert_eq!(policy.hash().len(), 64);
+}
+
+#[test]
+fn conditions_see_tidy_values() {
+    let mut study = facts(" ct ", "Head ");
+    study.modalities.push("SR".into());
+    study.order_priority = "s".into();
+    study.study_description = Phi::new("CT Head without contrast".into());
+    study.patient_age_years = Some(7);
+    let holds = [
+        "'CT' in modalities && body_part == 'HEAD' && order_priority == 'S'",
+        "modalities == ['CT', 'SR'] && size(modalities) == 2 && modalities[1] == 'SR'",
+        "modalities.exists(m, m == 'SR') && modalities.exists_one(m, m == 'CT') && modalities.all(m, size(m) == 2)",
+        "study_description.contains('Head') && study_description.startsWith('CT') && site.endsWith('th')",
+        "patient_age_years >= 0 && patient_age_years < 16 && !doubt && revision == 1",
+        "station == '' && calling_ae == '' && procedure_code == '' && sop_classes == []",
+        "(doubt ? 1 : image_count) == 2 && -1 < image_count",
+        "site in ['north', \"south\"]",
+        "sop_classes.all(s, s == '1.2.840.10008.5.1.4.1.1.2')",
+    ];
+    for when in holds {
+        assert_eq!(outcome(when, &study), Outcome::Matched, "{when}");
+    }
+    study.patient_age_years = None;
+    assert_eq!(outcome("patient_age_years == -1", &study), Outcome::Matched);
+    assert_eq!(outcome("patient_age_years > 0", &study), Outcome::NotMatched);
+}
+
+#[test]
+fn an_error_in_a_rule_is_recorded_and_loses_no_study() {
+    let text = NETWORK.replace("image_count == 0", "sop_classes[3] == '1.2'");
+    let decision = decide(&text, &facts("CT", ""));
+    assert_eq!(
+        decision.trace[0].outcome,
+        Outcome::Error("there is nothing at that place of the list".into())
+    );
+    assert!(decision.read);
+    assert_eq!(texts(&decision.pools), ["general"]);
+    // What cannot be told on one side of an `or` does not matter where the other side holds.
+    assert_eq!(outcome("sop_classes[3] == '1.2' || image_count == 2", &facts("CT", "")), Outcome::Matched);
+}
+
+#[test]
+fn the_deepest_condition_allowed_is_evaluated_on_a_small_stack() {
+    let open = format!("(true{} == ", " == true".repeat(4));
+    let deep = format!("{}true{}", open.repeat(8), ")".repeat(8));
+    let policy = format!(
+        "name: p\nschema: 1\nclasses: {{A: {{deadline: 1h}}}}\nrules: [{{name: a, when: {deep}, class: A}}]\n\
+         default: {{class: A, read: true, pools: [general], destinations: [x]}}\n"
+    );
+    let policy = Policy::parse(&policy).unwrap();
+    let decided = std::thread::Builder::new().stack_size(512 * 1024);
+    let decided = decided.spawn(move || policy.decide(&facts("CT", ""))).unwrap().join().unwrap();
+    assert_eq!(decided.trace[0].outcome, Outcome::Matched);
+}
+
+#[test]
+fn policies_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Policy>();
+}

@@ -1,0 +1,112 @@
+//! What holds for every study, every probability and every text.
+
+use std::time::Duration;
+
+use isocenter_domain::{Phi, Time, id::SiteId};
+use isocenter_policy::{DEFAULT_TEXT, Facts, Outcome, Policy, virtual_due};
+use proptest::prelude::*;
+
+/// Rules that use every name and can fail, so that arbitrary facts reach every path.
+const EAGER: &str = r#"
+name: eager
+schema: 1
+classes: {A: {deadline: 1h, ai_credit: 30m}, B: {deadline: 2h}}
+rules:
+  - {name: fails, when: "modalities[2] == sop_classes[1]", read: false}
+  - {name: stations, when: "station == calling_ae || institution == study_description", class: B}
+  - {name: counts, when: "image_count > instance_count || series_count > 3", pools: [counted]}
+  - {name: people, when: "patient_age_years < 16 && patient_class != 'I' && !doubt", ai: [{service: x, timeout: 1m}]}
+  - {name: orders, when: "order_priority in ['S', 'A'] || procedure_code == body_part || revision > 1", destinations: [y]}
+  - {name: sites, when: "site.startsWith('n') && modalities.exists(m, m == 'SR')", read: false}
+default: {class: A, read: true, pools: [general, "site:{site}"], destinations: ["site:{site}"]}
+"#;
+
+fn facts() -> impl Strategy<Value = Facts> {
+    let texts = || prop::collection::vec(".{0,5}", 0..4);
+    let words = prop::collection::vec(".{0,12}", 9);
+    let numbers = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<Option<u32>>());
+    ("[a-z0-9][a-z0-9.-]{0,62}", texts(), texts(), words, numbers, any::<bool>()).prop_map(
+        |(site, modalities, sop_classes, words, numbers, doubt)| Facts {
+            modalities,
+            body_part: words[0].clone(),
+            site: SiteId::new(site).unwrap(),
+            station: words[1].clone(),
+            calling_ae: words[2].clone(),
+            sop_classes,
+            image_count: numbers.0,
+            instance_count: numbers.1,
+            series_count: numbers.2,
+            order_priority: words[3].clone(),
+            procedure_code: words[4].clone(),
+            patient_class: words[5].clone(),
+            study_description: Phi::new(words[6].clone()),
+            institution: words[7].clone(),
+            patient_age_years: numbers.4,
+            revision: numbers.3,
+            doubt,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_study_is_decided_alike_each_time_and_goes_somewhere_if_read(facts in facts()) {
+        for text in [EAGER, DEFAULT_TEXT] {
+            let policy = Policy::parse(text).unwrap();
+            let decision = policy.decide(&facts);
+            prop_assert_eq!(&decision, &Policy::parse(text).unwrap().decide(&facts));
+            prop_assert!(policy.class_of(&decision).deadline > Duration::ZERO);
+            prop_assert_eq!(decision.read, decision.no_read_reason.is_none());
+            prop_assert_eq!(decision.read, !decision.pools.is_empty());
+            prop_assert_eq!(decision.read, !decision.destinations.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_default_policy_leaves_unread_only_what_has_no_image(facts in facts()) {
+        let decision = Policy::parse(DEFAULT_TEXT).unwrap().decide(&facts);
+        prop_assert_eq!(decision.read, facts.image_count > 0);
+        prop_assert!(decision.trace.iter().all(|rule| !matches!(rule.outcome, Outcome::Error(_))));
+    }
+
+    #[test]
+    fn a_greater_probability_is_never_later_and_none_is_no_ai(
+        complete_at in any::<i64>(), deadline in 0..2_592_000_000_000u64, share in 0.0..=1.0f64,
+        p in 0.0..=1.0f64, more in 0.0..=1.0f64,
+    ) {
+        let deadline = Duration::from_micros(deadline);
+        let credit = deadline.mul_f64(share).min(deadline);
+        let due = |p| virtual_due(Time(complete_at), deadline, credit, p);
+        let (low, high) = if p <= more { (p, more) } else { (more, p) };
+        prop_assert!(due(Some(high)) <= due(Some(low)));
+        prop_assert_eq!(due(Some(0.0)), due(None));
+        prop_assert_eq!(due(None), Time(complete_at).plus(deadline));
+        prop_assert!(due(Some(p)) >= Time(complete_at).plus(deadline).minus(credit));
+        if complete_at < i64::MAX / 2 {
+            prop_assert!(due(Some(p)) >= Time(complete_at));
+        }
+        for broken in [f64::NAN, f64::INFINITY, -f64::INFINITY, -0.1, 1.000_001] {
+            prop_assert_eq!(due(Some(broken)), due(None));
+        }
+    }
+
+    #[test]
+    fn no_text_and_no_condition_stops_the_program(text in ".{0,200}", when in "[-a-z0-9'\"\\[\\](){}.,&|?:!=<>+ ]{0,80}") {
+        drop(Policy::parse(&text));
+        let block = format!(
+            "name: p\nschema: 1\nclasses: {{A: {{deadline: 1h}}}}\nrules:\n  - name: a\n    when: |\n      {when}\n    class: A\n\
+             default: {{class: A, read: true, pools: [general], destinations: [x]}}\n"
+        );
+        drop(Policy::parse(&block));
+    }
+}
+
+#[test]
+fn a_full_credit_is_taken_to_the_microsecond() {
+    let day = Duration::from_secs(86_400);
+    assert_eq!(virtual_due(Time(7), day, day, Some(1.0)), Time(7));
+    assert_eq!(
+        virtual_due(Time(7), day, Duration::from_micros(3), Some(0.5)),
+        Time(7).plus(day).minus(Duration::from_micros(1))
+    );
+}
