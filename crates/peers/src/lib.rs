@@ -5,6 +5,13 @@
 //! store or services.
 
 pub mod directory;
+pub mod modality;
+pub mod receiver;
 pub mod sample;
 pub mod study;
 pub mod synthetic;
+pub mod vendor;
+
+/// Any free port of this machine, reachable from this machine only.
+pub const LOOPBACK: std::net::SocketAddr =
+    std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);

@@ -28,10 +28,6 @@ fn the_scores_separate_what_was_drawn() {
             let normal = algorithm.analyse(&files(seed, normal)).unwrap();
             let abnormal = algorithm.analyse(&files(seed, abnormal)).unwrap();
             let (n, a) = (normal.probability, abnormal.probability);
-            println!(
-                "seed {seed} {algorithm:?}: {n:.3} {a:.3} {:?}",
-                abnormal.findings.first().map(|f| f.area)
-            );
             assert!((0.0..0.3).contains(&n), "seed {seed} {algorithm:?}: normal {n}");
             assert!((0.7..=1.0).contains(&a), "seed {seed} {algorithm:?}: abnormal {a}");
             assert!(normal.findings.is_empty() && !abnormal.findings.is_empty());

@@ -34,9 +34,9 @@ impl Image {
         if !photometric.starts_with("MONOCHROME") {
             return Err(Refusal::Attribute("photometric interpretation is not MONOCHROME1 or 2".to_owned()));
         }
-        let unreadable = |e: dicom_pixeldata::Error| {
+        let unreadable = |_| {
             let syntax = object.meta().transfer_syntax();
-            Refusal::ImageQuality(format!("cannot decode pixel data of transfer syntax {syntax}: {e}"))
+            Refusal::ImageQuality(format!("cannot decode pixel data of transfer syntax {syntax}"))
         };
         let decoded = object.decode_pixel_data().map_err(unreadable)?;
         let pixels: Vec<f32> = decoded.to_vec_frame(0).map_err(unreadable)?;
