@@ -27,7 +27,7 @@ pub enum Error {
     /// The revision asked for is older than the history that is kept. List again.
     #[error("history up to revision {} is compacted", .at.0)]
     Compacted {
-        /// The oldest revision that can still be read.
+        /// The oldest revision that can still be read; zero where the store did not say.
         at: Revision,
     },
     /// The revision asked for does not exist yet; a store that was restored from a backup looks like this.

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-pub use key::{Key, MAX_KEY_BYTES, Prefix, Range};
+pub use key::{Key, MAX_KEY_BYTES, Prefix, Range, Span};
+pub(crate) use txn::lease_number;
 pub use txn::{Answer, Compare, MAX_TXN_OPS, MAX_VALUE_BYTES, Op, Target, Txn, TxnAnswer};
 
 use crate::Error;

@@ -7,6 +7,7 @@
 
 pub mod embedded;
 pub mod error;
+pub mod etcd;
 pub mod kv;
 
 pub use error::Error;

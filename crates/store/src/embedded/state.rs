@@ -128,7 +128,6 @@ impl State {
         at: Revision,
     ) -> impl Iterator<Item = KeyValue> + use<'a> {
         let (from, to) = range.bounds();
-        let empty = to.as_ref().is_some_and(|to| *to <= from);
         let low = match after {
             Some(after) if after.as_str() >= from.as_str() => Bound::Excluded(after.as_str().to_owned()),
             _ => Bound::Included(from),
@@ -139,7 +138,7 @@ impl State {
             (Bound::Included(l) | Bound::Excluded(l), Bound::Excluded(h)) => l >= h,
             _ => false,
         };
-        let chains = (!empty && !inverted).then(|| {
+        let chains = (!inverted).then(|| {
             let bounds = (low.as_ref().map(String::as_str), high.as_ref().map(String::as_str));
             self.chains.range::<str, _>(bounds)
         });

@@ -110,13 +110,15 @@ pub enum Range {
     Key(Key),
     /// Every key that begins so.
     Prefix(Prefix),
-    /// Every key `k` with `from <= k < to`, as bytes compare.
-    Span {
-        /// The first key that belongs.
-        from: Prefix,
-        /// The first key that does not.
-        to: Prefix,
-    },
+    /// Every key between two bounds.
+    Span(Span),
+}
+
+/// Every key `k` with `from <= k < to`, as bytes compare; never an empty interval, which etcd refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    from: Prefix,
+    to: Prefix,
 }
 
 impl Range {
@@ -134,6 +136,18 @@ impl Range {
         Prefix::new(prefix).map(Self::Prefix)
     }
 
+    /// The keys `k` with `from <= k < to`.
+    ///
+    /// # Errors
+    /// As [`Prefix::new`], and where `to` is not after `from`.
+    pub fn span(from: impl Into<String>, to: impl Into<String>) -> Result<Self, Error> {
+        let (from, to) = (Prefix::new(from)?, Prefix::new(to)?);
+        if to <= from {
+            return Err(Error::InvalidKey { why: "the end of the span is not after its beginning" });
+        }
+        Ok(Self::Span(Span { from, to }))
+    }
+
     /// Every key of the store.
     #[must_use]
     pub fn all() -> Self {
@@ -146,7 +160,7 @@ impl Range {
         match self {
             Self::Key(k) => k == key,
             Self::Prefix(p) => key.0.starts_with(&p.0),
-            Self::Span { from, to } => *from.0 <= *key.0 && *key.0 < *to.0,
+            Self::Span(Span { from, to }) => *from.0 <= *key.0 && *key.0 < *to.0,
         }
     }
 
@@ -156,7 +170,7 @@ impl Range {
             // A key's successor in byte order is the key with a zero byte appended.
             Self::Key(k) => (k.0.to_string(), Some(format!("{}\0", k.0))),
             Self::Prefix(p) => (p.0.clone(), prefix_end(&p.0)),
-            Self::Span { from, to } => (from.0.clone(), Some(to.0.clone())),
+            Self::Span(Span { from, to }) => (from.0.clone(), Some(to.0.clone())),
         }
     }
 }

@@ -1,0 +1,255 @@
+//! Real etcd servers, each in a folder of its own, gone when dropped and when the test's process dies.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+/// How long a server may take to serve; a cold start needs about a second on an idle machine.
+const START: Duration = Duration::from_secs(60);
+
+/// Starts etcd beside a reader of our end of a pipe: when this process ends, however it ends, the pipe closes and the
+/// shell ends the server. The first line it prints is the server's process id.
+const GUARD: &str = r#"etcd "$@" & pid=$!; echo "pid $pid"; cat >/dev/null; kill -9 $pid; wait $pid"#;
+
+/// A signal to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Freezes it: connections stay open and nothing answers.
+    Stop,
+    /// Thaws it.
+    Cont,
+    /// Ends it at once.
+    Kill,
+}
+
+/// One running etcd process.
+#[derive(Debug)]
+struct Process {
+    guard: Child,
+    pid: u32,
+    client: String,
+}
+
+impl Process {
+    fn spawn(args: &[String]) -> (Child, Receiver<String>) {
+        let found = Command::new("etcd").arg("--version").output();
+        assert!(
+            found.is_ok_and(|out| out.status.success()),
+            "the program etcd is missing: install the package etcd-server (Debian: apt-get install etcd-server)"
+        );
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "etcd-guard"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a shell starts");
+        // Room for every line of a start, so that the readers are never held up; later lines are dropped when full.
+        let (sender, lines) = sync_channel(1024);
+        let out = guard.stdout.take().expect("stdout is piped");
+        let err = guard.stderr.take().expect("stderr is piped");
+        let also = sender.clone();
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).for_each(|line| drop(also.try_send(line)));
+        });
+        std::thread::spawn(move || {
+            BufReader::new(err).lines().map_while(Result::ok).for_each(|line| drop(sender.try_send(line)));
+        });
+        (guard, lines)
+    }
+
+    /// Reads the log until the server serves.
+    fn ready((mut guard, lines): (Child, Receiver<String>)) -> Self {
+        let mut pid = None;
+        let mut seen = Vec::new();
+        let client = loop {
+            match lines.recv_timeout(START) {
+                Ok(line) => {
+                    if let Some(id) = line.strip_prefix("pid ") {
+                        pid = id.trim().parse().ok();
+                    } else if line.contains("serving client traffic") {
+                        break address(&line).expect("the line names the address");
+                    }
+                    seen.push(line);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    drop(guard.kill());
+                    panic!("etcd did not start; it said:\n{}", seen.join("\n"));
+                }
+            }
+        };
+        Self { guard, pid: pid.expect("the guard prints the id before the server serves"), client }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let name = match signal {
+            Signal::Stop => "-STOP",
+            Signal::Cont => "-CONT",
+            Signal::Kill => "-KILL",
+        };
+        // A process that is gone already has got what was wanted.
+        drop(Command::new("kill").args([name, &self.pid.to_string()]).stderr(Stdio::null()).status());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::Kill);
+        drop(self.guard.stdin.take());
+        drop(self.guard.wait());
+    }
+}
+
+/// The value of `"address"` in a line of etcd's structured log.
+fn address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("\"address\":\"")?;
+    rest.split_once('"').map(|(address, _)| address.to_owned())
+}
+
+fn common(data: &TempDir) -> Vec<String> {
+    let dir = data.path().join("data").display().to_string();
+    let fixed = ["--logger", "zap", "--log-outputs", "stderr", "--log-level", "info"];
+    let fast = ["--heartbeat-interval", "50", "--election-timeout", "500", "--snapshot-count", "10000"];
+    let progress = ["--experimental-watch-progress-notify-interval", "1s"];
+    let mut args = vec!["--data-dir".to_owned(), dir];
+    args.extend(fixed.iter().chain(&fast).chain(&progress).map(|s| (*s).to_owned()));
+    args
+}
+
+/// One etcd server on a port of its own choice.
+#[derive(Debug)]
+pub struct EtcdServer {
+    process: Process,
+    _data: TempDir,
+}
+
+impl EtcdServer {
+    /// Starts a server and waits until it serves.
+    ///
+    /// # Panics
+    /// Where the program is missing or does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Panics
+    /// Where the program is missing or does not start.
+    #[must_use]
+    pub fn start_with(more: &[&str]) -> Self {
+        let data = TempDir::new().expect("a temporary folder");
+        let mut args = common(&data);
+        for (flag, url) in [
+            ("--listen-client-urls", "http://127.0.0.1:0"),
+            ("--advertise-client-urls", "http://127.0.0.1:0"),
+            ("--listen-peer-urls", "http://127.0.0.1:0"),
+        ] {
+            args.extend([flag.to_owned(), url.to_owned()]);
+        }
+        args.extend(more.iter().map(|s| (*s).to_owned()));
+        let process = Process::ready(Process::spawn(&args));
+        Self { process, _data: data }
+    }
+
+    /// Where it serves: `host:port`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.process.client.clone()
+    }
+
+    /// Signals the server.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+}
+
+/// Several etcd servers that form one cluster. Their ports are reserved when the cluster starts and kept over restarts.
+#[derive(Debug)]
+pub struct EtcdCluster {
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    args: Vec<String>,
+    client: String,
+    process: Option<Process>,
+    _data: TempDir,
+}
+
+impl EtcdCluster {
+    /// Starts `size` servers and waits until all serve.
+    ///
+    /// # Panics
+    /// Where the program is missing or does not start.
+    #[must_use]
+    pub fn start(size: usize) -> Self {
+        // All ports are held at once, so that they differ, and freed together before the servers take them.
+        let held: Vec<_> =
+            (0..2 * size).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let ports: Vec<_> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
+        drop(held);
+        let (clients, peers) = ports.split_at(size);
+        let initial: Vec<_> =
+            peers.iter().enumerate().map(|(i, port)| format!("m{i}=http://127.0.0.1:{port}")).collect();
+        let mut members = Vec::new();
+        for (i, (client, peer)) in clients.iter().zip(peers).enumerate() {
+            let data = TempDir::new().expect("a temporary folder");
+            let mut args = common(&data);
+            let (client, peer) = (format!("127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            for (flag, value) in [
+                ("--name", format!("m{i}")),
+                ("--listen-client-urls", format!("http://{client}")),
+                ("--advertise-client-urls", format!("http://{client}")),
+                ("--listen-peer-urls", peer.clone()),
+                ("--initial-advertise-peer-urls", peer),
+                ("--initial-cluster", initial.join(",")),
+            ] {
+                args.extend([flag.to_owned(), value]);
+            }
+            members.push(Member { args, client, process: None, _data: data });
+        }
+        let starting: Vec<_> = members.iter().map(|m| Process::spawn(&m.args)).collect();
+        for (member, starting) in members.iter_mut().zip(starting) {
+            member.process = Some(Process::ready(starting));
+        }
+        Self { members }
+    }
+
+    /// Where the members serve: `host:port` each.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|m| m.client.clone()).collect()
+    }
+
+    /// Signals a member; one that is down is left alone.
+    pub fn signal(&self, member: usize, signal: Signal) {
+        if let Some(process) = &self.members[member].process {
+            process.signal(signal);
+        }
+    }
+
+    /// Ends a member at once; its data stay.
+    pub fn kill(&mut self, member: usize) {
+        self.members[member].process = None;
+    }
+
+    /// Starts a member that was killed and waits until it serves.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn restart(&mut self, member: usize) {
+        self.kill(member);
+        let started = Process::ready(Process::spawn(&self.members[member].args));
+        self.members[member].process = Some(started);
+    }
+}
