@@ -201,3 +201,13 @@ fn policies_are_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Policy>();
 }
+
+#[test]
+fn the_policy_the_operators_guide_shows_is_accepted() {
+    let guide = include_str!("../../../docs/policy.md");
+    let shown = guide.split("```").filter_map(|block| block.strip_prefix("yaml\n"));
+    let policies: Vec<_> = shown.filter(|block| block.contains("schema: 1")).collect();
+    assert_eq!(policies.len(), 1);
+    let decision = decide(policies[0], &facts("DX", "CHEST"));
+    assert_eq!(texts(&decision.pools), ["site:north", "reference-center"]);
+}
