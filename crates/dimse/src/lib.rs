@@ -18,3 +18,6 @@ pub use channel::ChannelError;
 pub use scu::Scu;
 pub use service::{Closed, Peer, Rejection, StorageAssociation, StorageService, StoreRequest, StoreSink};
 pub use status::{StatusClass, StoreStatus};
+
+#[cfg(test)]
+mod tests;

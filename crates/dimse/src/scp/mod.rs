@@ -1,10 +1,8 @@
 //! The storage and verification SCP: listens, negotiates, hands objects to a [`StorageService`](crate::StorageService).
 
-mod association;
+pub(crate) mod association;
 mod listener;
 pub(crate) mod negotiate;
-#[cfg(test)]
-mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
