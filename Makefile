@@ -10,7 +10,7 @@ PYTHON := $(VENV)/.installed
 PROTOC := .tools/bin/protoc
 REQUIREMENTS := tests/e2e/python/requirements.txt
 # nextest where the machine has it, else the runner that comes with cargo: both run the same tests.
-RUN_TESTS = cargo $(if $(shell cargo nextest --version 2>/dev/null),nextest run,test --tests) --locked
+RUN_TESTS = cargo $(if $(shell cargo nextest --version 2>/dev/null),nextest run,test --tests) --locked --no-fail-fast
 
 .PHONY: help setup build run test lint fmt e2e proto packages
 
