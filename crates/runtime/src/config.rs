@@ -56,6 +56,13 @@ pub fn load_yaml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
+impl Malformed {
+    /// With the sentence that says what was wanted.
+    pub(crate) const fn new(wanted: &'static str) -> Self {
+        Self(wanted)
+    }
+}
+
 /// A duration written as whole numbers with units `ms`, `s`, `m`, `h`, `d`, largest first: `10s`, `5m`, `1h30m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);

@@ -103,6 +103,8 @@ mod tests {
         let made = Secret::load_or_create(&path).unwrap();
         assert_eq!(made.0, Secret::load_or_create(&path).unwrap().0);
         std::fs::write(&path, b"short").unwrap();
-        assert!(Secret::load_or_create(&path).unwrap_err().to_string().ends_with("has 5 bytes; a secret has 32"));
+        assert!(
+            Secret::load_or_create(&path).unwrap_err().to_string().ends_with("has 5 bytes; a secret has 32")
+        );
     }
 }
