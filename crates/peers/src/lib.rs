@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod modality;
+pub mod reader;
 pub mod receiver;
 pub mod sample;
 pub mod study;

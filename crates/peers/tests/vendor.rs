@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use isocenter_peers::{
     LOOPBACK,
     sample::Algorithm,
@@ -51,12 +52,12 @@ impl AiDispatch for Dispatcher {
         for instance in self.study.instances.iter().filter(|i| wanted(i.instance_uid.as_str())) {
             let file = instance.read().await.unwrap();
             parts.push(Part::Begin(reference(instance, file.len())));
-            parts.extend(file.chunks(256 * 1024).map(|c| Part::Chunk(c.to_vec().into())));
+            parts.extend(file.chunks(256 * 1024).map(|c| Part::Chunk(Bytes::copy_from_slice(c))));
             let mut sha256 = Sha256::digest(&file).to_vec();
             if self.corrupt {
                 sha256[0] ^= 1;
             }
-            parts.push(Part::End(InstanceEnd { sha256: sha256.into() }));
+            parts.push(Part::End(InstanceEnd { sha256 }));
         }
         let parts: Vec<_> = parts.into_iter().map(|p| Ok(FetchInstancesResponse { part: Some(p) })).collect();
         Ok(Response::new(tokio_stream::iter(parts)))
