@@ -52,10 +52,8 @@ async fn start(change: impl FnOnce(&mut Options)) -> Running {
         }
     };
     let who = |axum::Extension(p): axum::Extension<Principal>| async move { p.subject };
-    let http = Router::new()
-        .route("/who/{study}", get(who))
-        .route("/held", get(held))
-        .route("/panics", get(panics));
+    let http =
+        Router::new().route("/who/{study}", get(who)).route("/held", get(held)).route("/panics", get(panics));
     let mut options = Options::local(tenant());
     change(&mut options);
     let bound = bind(options).await.unwrap();

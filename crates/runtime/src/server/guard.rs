@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use isocenter_domain::{Kind, Kinded};
 use tokio::sync::Semaphore;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::{Instrument as _, Span, field};
 
 use crate::{
@@ -123,8 +123,7 @@ impl Guard {
 /// The middleware.
 pub(super) async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let began = SystemClock.monotonic();
-    let content = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let grpc = content.starts_with("application/grpc");
+    let grpc = is_grpc(request.headers());
     // A gRPC path is a method's name; an HTTP path may hold a Study Instance UID, its route does not.
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
     let method = if grpc { request.uri().path().to_owned() } else { route.unwrap_or_default() };
@@ -144,6 +143,20 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, mut request: Request,
     let took = SystemClock.monotonic().saturating_duration_since(began);
     guard.seconds.with_label_values(&[method]).observe(took.as_secs_f64());
     response
+}
+
+/// The answer where no route is.
+pub(super) async fn nothing(headers: HeaderMap) -> Response {
+    if is_grpc(&headers) {
+        return Status::unimplemented("no such method is served here").into_http();
+    }
+    (StatusCode::NOT_FOUND, "nothing is served here\n").into_response()
+}
+
+/// Whether a call is gRPC, of the web too.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    content.is_some_and(|c| c.starts_with("application/grpc"))
 }
 
 fn span(method: &str, grpc: bool, headers: &HeaderMap) -> Span {

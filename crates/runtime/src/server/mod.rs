@@ -84,7 +84,7 @@ impl Kinded for ServerError {
 pub struct Served {
     /// The gRPC services.
     pub grpc: Routes,
-    /// HTTP beside gRPC.
+    /// HTTP beside gRPC, without a fallback of its own.
     pub http: Router,
 }
 
@@ -139,6 +139,7 @@ impl Bound {
             .grpc
             .into_axum_router()
             .merge(served.http)
+            .fallback(guard::nothing)
             .route("/healthz", get(healthz))
             .route("/metrics", get(render).with_state(metrics.clone()))
             .layer(axum::Extension(readiness.clone()))
