@@ -112,6 +112,9 @@ pub enum Error {
         /// The failure that came first.
         why: String,
     },
+    /// The condition under which a process may register in the store no longer holds.
+    #[error("registration is refused: its condition does not hold")]
+    Refused,
     /// The key is not one: see [`crate::kv::Key::new`].
     #[error("invalid key: {why}")]
     InvalidKey {
@@ -168,7 +171,8 @@ impl Kinded for Error {
             Self::Compacted { .. }
             | Self::FutureRevision { .. }
             | Self::LeaseExpired
-            | Self::Locked { .. } => Kind::FailedPrecondition,
+            | Self::Locked { .. }
+            | Self::Refused => Kind::FailedPrecondition,
             Self::TooLarge { .. }
             | Self::TooManyOps { .. }
             | Self::DuplicateKey

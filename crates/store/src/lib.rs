@@ -5,13 +5,21 @@
 //! cache of a key range that repairs itself), the [`session`] (a lease that is regained when lost) and the
 //! [`election`] (a leader whose every write carries a token).
 
+pub mod election;
 pub mod embedded;
 pub mod error;
 pub mod etcd;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 pub mod kv;
+mod open;
+pub mod reflector;
+pub mod session;
+pub mod table;
 
 pub use error::Error;
 pub use kv::{
     Answer, Compare, Event, Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Prefix, Range, Revision, Status,
     Txn, TxnAnswer, WatchItem, WatchStream, list_all,
 };
+pub use open::open;
