@@ -18,7 +18,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, [&proto])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    // The proto's JSON form is what the command line prints.
+    pbjson_build::Builder::new()
+        .register_descriptors(&prost::Message::encode_to_vec(&descriptors))?
+        .build(&[".isocenter.v1"])?;
     tonic_prost_build::configure()
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .compile_well_known_types(true)
         .bytes(".isocenter.v1.FetchInstancesResponse.chunk")
         .compile_fds(descriptors)?;
     Ok(())

@@ -4,6 +4,7 @@
 //! puts one outbox event for each. All compare `meta/epoch`, so that nothing of an epoch that is over is written.
 
 mod change;
+mod gather;
 mod meta;
 mod mirror;
 
@@ -23,9 +24,10 @@ use isocenter_wire::{
 
 use crate::{Compare, Error, Key, KeyValue, Kv, Range, Revision, kv};
 
-pub use change::{Cause, Change};
+pub use change::{Cause, Change, key_text, parse_outbox_key};
+pub use gather::gather;
 pub use meta::MetaError;
-pub use mirror::{Mirror, MirrorEntry, Mirrors};
+pub use mirror::{Mirror, Mirrors};
 
 /// A record as the store has it.
 #[derive(Clone, Debug, PartialEq)]

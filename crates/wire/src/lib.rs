@@ -6,16 +6,16 @@ pub mod error;
 pub mod record;
 
 pub use error::Malformed;
-pub use prost_types::{Duration, Timestamp};
+pub use pbjson_types::{Duration, Timestamp};
 
 /// The public contract, package `isocenter.v1`.
 #[expect(clippy::all, clippy::too_many_lines, reason = "generated; the protos are documented")]
 pub mod v1 {
     tonic::include_proto!("isocenter.v1");
+    include!(concat!(env!("OUT_DIR"), "/isocenter.v1.serde.rs"));
 }
 
 /// The stored form. Not public: only conversions leave this crate.
-#[expect(clippy::all, reason = "generated; the protos are documented")]
 mod stored {
     tonic::include_proto!("isocenter.store.v1");
 }
@@ -41,5 +41,8 @@ pub fn duration(d: std::time::Duration) -> Duration {
 
 /// A duration as gRPC carried it; an error where it is negative.
 pub fn std_duration(d: &Duration, field: &'static str) -> Result<std::time::Duration, Malformed> {
-    std::time::Duration::try_from(*d).map_err(|_| Malformed::new(field, "is negative"))
+    match (u64::try_from(d.seconds), u32::try_from(d.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(std::time::Duration::new(seconds, nanos)),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => Err(Malformed::new(field, "is negative or not a duration")),
+    }
 }

@@ -26,7 +26,11 @@ impl Cause {
     /// A role acting by itself, with an operation id of its own.
     #[must_use]
     pub fn role(actor: &str) -> Self {
-        Self { op_id: isocenter_runtime::random::uuid_v7().to_string(), actor: actor.into(), reason: String::new() }
+        Self {
+            op_id: isocenter_runtime::random::uuid_v7().to_string(),
+            actor: actor.into(),
+            reason: String::new(),
+        }
     }
 
     /// A principal's request.

@@ -24,7 +24,9 @@ pub enum MetaError {
         ours: u32,
     },
     /// Another network's secret.
-    #[error("the secret is not the one this store was made with: its references would match nothing. Use the same secret file on every node")]
+    #[error(
+        "the secret is not the one this store was made with: its references would match nothing. Use the same secret file on every node"
+    )]
     Secret,
     /// A meta key holds what it should not.
     #[error("meta/{key} holds something that is not {what}")]

@@ -1,0 +1,161 @@
+//! Typed mirrors: one cache per kind of record and process, fed by one reflector each.
+
+use std::{any::Any, collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt as _, stream::BoxStream};
+use isocenter_domain::{
+    key::{self, RecordKey},
+    record::{Record, RecordKind},
+};
+use isocenter_runtime::task::Tasks;
+use isocenter_wire::record::Stored as Storable;
+use parking_lot::Mutex;
+
+use super::{Stored, Tables, decoded, kind_range, store_key};
+use crate::{
+    Key, Range,
+    reflector::{self, Changed, Reflector, ReflectorOptions},
+};
+
+type Decoded<R> = Result<Arc<Stored<R>>, String>;
+
+/// A cache of every record of one kind. It may be a moment old: a decision that writes compares what it rests on.
+pub struct Mirror<R: Record>(reflector::Mirror<Decoded<R>>);
+
+impl<R: Record> Clone for Mirror<R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<R: Record> std::fmt::Debug for Mirror<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<R: Storable> Mirror<R> {
+    /// The record under `key`.
+    #[must_use]
+    pub fn get(&self, key: &R::Key) -> Option<Arc<Stored<R>>> {
+        self.0.get(&store_key(key)).and_then(|cached| cached.value.clone().ok())
+    }
+
+    /// The records in `range`, in the order of their keys.
+    #[must_use]
+    pub fn of(&self, range: &Range) -> Vec<Arc<Stored<R>>> {
+        let snapshot = self.0.snapshot();
+        let (from, to) = range.bounds();
+        let items = snapshot.items.range::<str, _>((
+            std::ops::Bound::Included(from.as_str()),
+            to.as_deref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded),
+        ));
+        items.filter_map(|(_, cached)| cached.value.clone().ok()).collect()
+    }
+
+    /// Every record, in the order of their keys.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Stored<R>>> {
+        self.of(&Range::all())
+    }
+
+    /// Waits until the first list is in.
+    pub async fn synced(&self) {
+        self.0.synced().await;
+    }
+
+    /// The keys that change from now on, each at least once after its last change. Ends when some may have been missed:
+    /// list again. A lagging caller never holds up anybody.
+    #[must_use]
+    pub fn changes(&self) -> BoxStream<'static, R::Key> {
+        let changes = self.0.subscribe();
+        futures::stream::unfold((changes, true), |(mut changes, first)| async move {
+            match changes.next().await? {
+                Changed::Keys(keys) => Some((keys, (changes, false))),
+                // A subscription to a synced mirror begins with this; the caller lists after it has subscribed.
+                Changed::Relist if first => Some((Vec::new(), (changes, false))),
+                Changed::Relist => None,
+            }
+        })
+        .flat_map(|keys| {
+            futures::stream::iter(keys.into_iter().filter_map(|k| key::parse::<R::Key>(k.as_str())))
+        })
+        .boxed()
+    }
+
+    fn undecodable(&self) -> Vec<(String, String)> {
+        let snapshot = self.0.snapshot();
+        let bad = |(key, cached): (&Key, &Arc<reflector::Cached<Decoded<R>>>)| {
+            cached.value.as_ref().err().map(|why| (key.to_string(), why.clone()))
+        };
+        snapshot.items.iter().filter_map(bad).collect()
+    }
+}
+
+/// What the mirrors of all kinds have in common.
+trait AnyMirror: Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn undecodable(&self) -> Vec<(String, String)>;
+}
+
+impl<R: Storable> AnyMirror for Mirror<R> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn undecodable(&self) -> Vec<(String, String)> {
+        Mirror::undecodable(self)
+    }
+}
+
+/// The mirrors of a process, each started at its first use.
+#[derive(Clone)]
+pub struct Mirrors {
+    tables: Tables,
+    tasks: Tasks,
+    started: Arc<Mutex<BTreeMap<RecordKind, Arc<dyn AnyMirror>>>>,
+}
+
+impl std::fmt::Debug for Mirrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirrors").field("kinds", &self.started.lock().keys()).finish_non_exhaustive()
+    }
+}
+
+impl Mirrors {
+    /// No mirror yet; their reflectors will run on `tasks`.
+    #[must_use]
+    pub fn new(tables: Tables, tasks: &Tasks) -> Self {
+        Self { tables, tasks: tasks.clone(), started: Arc::default() }
+    }
+
+    /// The mirror of one kind of record.
+    ///
+    /// # Panics
+    /// Never: a kind has one record type.
+    #[must_use]
+    pub fn of<R: Storable>(&self) -> Mirror<R> {
+        let mut started = self.started.lock();
+        let mirror = started.entry(R::Key::KIND).or_insert_with(|| {
+            let options = ReflectorOptions::new(kind_range(R::Key::KIND));
+            let kv = Arc::clone(self.tables.kv());
+            let (reflector, mirror) =
+                Reflector::new(kv, options, |kv| decoded::<R>(kv).map(Arc::new).map_err(|e| why(&e)));
+            self.tasks.background("reflector", reflector.run(self.tasks.token()));
+            Arc::new(Mirror(mirror))
+        });
+        let mirror = mirror.as_any().downcast_ref::<Mirror<R>>();
+        mirror.expect("a kind has one record type").clone()
+    }
+
+    /// The records that no decision of this process rests on, because it cannot understand them: key and why.
+    #[must_use]
+    pub fn undecodable(&self) -> Vec<(String, String)> {
+        let started: Vec<_> = self.started.lock().values().cloned().collect();
+        started.iter().flat_map(|mirror| mirror.undecodable()).collect()
+    }
+}
+
+fn why(e: &super::TableError) -> String {
+    isocenter_runtime::task::chain(e)
+}
