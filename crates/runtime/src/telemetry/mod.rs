@@ -10,7 +10,7 @@ use opentelemetry::{global, trace::TracerProvider as _};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 use crate::{config::Malformed, task::BoxError, telemetry::trace::StudyIds};
@@ -61,7 +61,7 @@ pub struct Options {
 pub enum TelemetryError {
     /// The level is not one.
     #[error(
-        "telemetry.level {level:?} is not a level such as info, nor directives such as info,isocenter_store=debug"
+        "telemetry.level {level:?} is not a level such as info, nor one with directives such as info,isocenter_store=debug"
     )]
     Level {
         /// What was given.
@@ -103,9 +103,8 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// # Errors
 /// [`TelemetryError`]; a collector that does not answer is none: spans wait in a bounded queue and are then dropped.
 pub fn init(options: Options) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(format!("{},{QUIET}", options.level));
-    let filter =
-        filter.map_err(|e| TelemetryError::Level { level: options.level.clone(), source: Box::new(e) })?;
+    let filter = filter(&options.level)
+        .map_err(|source| TelemetryError::Level { level: options.level.clone(), source })?;
     let provider = options.otlp.map(|url| provider(url, options.service)).transpose()?;
     let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(SCOPE)));
     let base = tracing_subscriber::registry().with(spans).with(filter);
@@ -114,6 +113,14 @@ pub fn init(options: Options) -> Result<Telemetry, TelemetryError> {
         global::set_tracer_provider(provider.clone());
     }
     Ok(Telemetry(provider))
+}
+
+/// The directives of `level`, the first of which must be a level: the library takes a word it does not know for the name
+/// of a module, and would then log nothing.
+fn filter(level: &str) -> Result<EnvFilter, BoxError> {
+    let first = level.split(',').next().unwrap_or_default();
+    first.parse::<LevelFilter>()?;
+    Ok(EnvFilter::try_new(format!("{level},{QUIET}"))?)
 }
 
 fn logs<S>(format: Format) -> Box<dyn Layer<S> + Send + Sync>
@@ -152,4 +159,36 @@ impl Telemetry {
 /// A subscriber whose spans go to `provider`: for tests.
 fn test_subscriber(provider: &SdkTracerProvider) -> impl tracing::Subscriber + Send + Sync + use<> {
     Registry::default().with(tracing_opentelemetry::layer().with_tracer(provider.tracer(SCOPE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _};
+
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+
+    #[test]
+    fn a_wrong_level_is_named() {
+        let options =
+            Options { format: Format::Json, level: "loud".into(), otlp: None, service: "test".into() };
+        let error = init(options).unwrap_err();
+        assert!(error.to_string().starts_with("telemetry.level \"loud\""), "{error}");
+        assert_eq!("text".parse(), Ok(Format::Text));
+        assert!("xml".parse::<Format>().is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_collector_that_does_not_answer_does_not_hold_up_the_end() {
+        // A listener that accepts nothing: connecting succeeds, answers never come.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let provider = provider(url, "test".into()).unwrap();
+        provider.tracer(SCOPE).start("span").end();
+        let began = SystemClock.monotonic();
+        tokio::task::spawn_blocking(|| Telemetry(Some(provider)).shutdown(Duration::from_millis(300)))
+            .await
+            .unwrap();
+        assert!(SystemClock.monotonic() - began < Duration::from_secs(3));
+    }
 }
