@@ -1,24 +1,29 @@
-//! One suite over every store, and random histories that both kinds must agree on.
+//! One suite over every store.
 
 mod common;
 
 use std::sync::Arc;
 
-use common::{embedded, etcd, suite::suite};
+use common::{etcd, suite::suite};
+use isocenter_domain::Time;
+use isocenter_runtime::clock::TestClock;
 use isocenter_store::{Kv, Revision, embedded::Embedded, embedded::EmbeddedOptions};
 use isocenter_testkit::{EtcdCluster, EtcdServer, PowerCutFs};
 use tempfile::TempDir;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn embedded_store_conforms() {
     let dir = TempDir::new().unwrap();
-    suite(&embedded(&dir).await).await;
+    let options = EmbeddedOptions::new(dir.path()).with_clock(TestClock::paused(Time::ZERO).shared());
+    suite(&Embedded::open(options).await.unwrap()).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn embedded_store_conforms_after_a_restart_and_keeps_what_it_had() {
     let disk = PowerCutFs::new();
-    let open = || Embedded::open(EmbeddedOptions::new("/store").over(disk.shared()));
+    let clock = TestClock::paused(Time::ZERO);
+    let options = || EmbeddedOptions::new("/store").over(disk.shared()).with_clock(clock.shared());
+    let open = || Embedded::open(options());
     let store = open().await.unwrap();
     suite(&store).await;
     let all = isocenter_store::list_all(&store, &isocenter_store::Range::all()).await.unwrap();

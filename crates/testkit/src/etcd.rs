@@ -183,7 +183,7 @@ struct Member {
     args: Vec<String>,
     client: String,
     process: Option<Process>,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl EtcdCluster {
@@ -216,7 +216,7 @@ impl EtcdCluster {
             ] {
                 args.extend([flag.to_owned(), value]);
             }
-            members.push(Member { args, client, process: None, _data: data });
+            members.push(Member { args, client, process: None, data });
         }
         let starting: Vec<_> = members.iter().map(|m| Process::spawn(&m.args)).collect();
         for (member, starting) in members.iter_mut().zip(starting) {
@@ -243,13 +243,38 @@ impl EtcdCluster {
         self.members[member].process = None;
     }
 
+    /// Puts another cluster of one in the place of this one: the same address, another identity, no data.
+    ///
+    /// # Panics
+    /// Where this cluster has more than one member, or the new one does not start.
+    pub fn replace(&mut self) {
+        assert_eq!(self.members.len(), 1, "only a cluster of one is replaced");
+        self.kill(0);
+        let member = &mut self.members[0];
+        member.args.extend(["--initial-cluster-token".to_owned(), "another".to_owned()]);
+        // The last of two equal flags counts.
+        let fresh = member.data.path().join("replaced").display().to_string();
+        member.args.extend(["--data-dir".to_owned(), fresh]);
+        self.restart(0);
+    }
+
     /// Starts a member that was killed and waits until it serves.
     ///
     /// # Panics
     /// Where it does not start.
     pub fn restart(&mut self, member: usize) {
-        self.kill(member);
-        let started = Process::ready(Process::spawn(&self.members[member].args));
-        self.members[member].process = Some(started);
+        self.restart_all(&[member]);
+    }
+
+    /// Starts several members that were killed, together: without a quorum none serves alone.
+    ///
+    /// # Panics
+    /// Where one does not start.
+    pub fn restart_all(&mut self, members: &[usize]) {
+        members.iter().for_each(|member| self.kill(*member));
+        let starting: Vec<_> = members.iter().map(|m| (*m, Process::spawn(&self.members[*m].args))).collect();
+        for (member, starting) in starting {
+            self.members[member].process = Some(Process::ready(starting));
+        }
     }
 }
