@@ -14,6 +14,7 @@ use isocenter_domain::{
 use isocenter_runtime::{clock::TestClock, secret::Secret, task::Tasks};
 
 use super::*;
+use crate::Txn;
 use crate::embedded::{Embedded, EmbeddedOptions};
 
 struct Fixture {
