@@ -131,7 +131,6 @@ impl Tables {
     }
 
     /// A change to be filled and committed.
-    #[must_use]
     pub fn change(&self, cause: Cause) -> Change<'_> {
         Change::new(self, cause)
     }

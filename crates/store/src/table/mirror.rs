@@ -2,7 +2,7 @@
 
 use std::{any::Any, collections::BTreeMap, sync::Arc};
 
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use isocenter_domain::{
     key::{self, RecordKey},
     record::{Record, RecordKind},
@@ -64,20 +64,28 @@ impl<R: Storable> Mirror<R> {
         self.0.synced().await;
     }
 
-    /// The keys that change from now on, each at least once after its last change. Ends when some may have been missed:
-    /// list again. A lagging caller never holds up anybody.
+    /// The keys that change from now on, each at least once after its last change; of a mirror that is not synced yet,
+    /// first every key. Ends when some may have been missed: list again. A lagging caller never holds up anybody.
     #[must_use]
     pub fn changes(&self) -> BoxStream<'static, R::Key> {
-        let changes = self.0.subscribe();
-        futures::stream::unfold((changes, true), |(mut changes, first)| async move {
-            match changes.next().await? {
-                Changed::Keys(keys) => Some((keys, (changes, false))),
-                // A subscription to a synced mirror begins with this; the caller lists after it has subscribed.
-                Changed::Relist if first => Some((Vec::new(), (changes, false))),
-                Changed::Relist => None,
+        let mut changes = self.0.subscribe();
+        // A subscription to a synced mirror begins with "list". The caller lists after this call anyway, and while that word
+        // is not taken, changes are not told one by one: take it now.
+        let listed = changes.next().now_or_never().is_some();
+        let mirror = self.0.clone();
+        futures::stream::unfold((changes, listed), move |(mut changes, listed)| {
+            let mirror = mirror.clone();
+            async move {
+                match changes.next().await? {
+                    Changed::Keys(keys) => Some((keys, (changes, true))),
+                    Changed::Relist if !listed => {
+                        Some((mirror.snapshot().items.keys().cloned().collect(), (changes, true)))
+                    }
+                    Changed::Relist => None,
+                }
             }
         })
-        .flat_map(|keys| {
+        .flat_map(|keys: Vec<Key>| {
             futures::stream::iter(keys.into_iter().filter_map(|k| key::parse::<R::Key>(k.as_str())))
         })
         .boxed()
