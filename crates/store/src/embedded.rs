@@ -327,8 +327,11 @@ impl Kv for Embedded {
     }
 }
 
-/// Leases count in whole seconds, as etcd's do; at least one.
+/// The longest lease etcd grants, in seconds.
+const MAX_TTL_SECONDS: u64 = 9_000_000_000;
+
+/// Leases count in whole seconds, as etcd's do; at least one, at most [`MAX_TTL_SECONDS`].
 pub(crate) fn whole_seconds(ttl: Duration) -> Duration {
     let up = u64::from(ttl.subsec_nanos() > 0);
-    Duration::from_secs((ttl.as_secs() + up).max(1))
+    Duration::from_secs(ttl.as_secs().saturating_add(up).clamp(1, MAX_TTL_SECONDS))
 }

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// How often each fault happens, as a probability per call (for `cut_watch` per item). All zero is no fault.
+/// How often each fault happens, as a probability per call (for watches per item). All zero is no fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
     /// A call fails before it reaches the store: [`Error::Unavailable`].
@@ -25,6 +25,8 @@ pub struct Faults {
     pub conflict: f64,
     /// A watch is lost.
     pub cut_watch: f64,
+    /// A watch stays open and is silent from here on, as one at a frozen member is.
+    pub silence_watch: f64,
     /// The store is compacted to its newest revision before a watch is opened.
     pub compaction: f64,
     /// A lease is revoked before it is kept alive.
@@ -147,6 +149,9 @@ impl Kv for FaultyStore {
                 chance.delay().await;
                 if chance.hits(|f| f.cut_watch) {
                     return Some((Err(Error::Lost { why: "injected: the watch was cut".to_owned() }), None));
+                }
+                if chance.hits(|f| f.silence_watch) {
+                    std::future::pending::<()>().await;
                 }
                 Some((item, Some(watch)))
             }

@@ -386,3 +386,65 @@ impl FsFile for NoSyncFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(disk: &PowerCutFs) -> Vec<PathBuf> {
+        disk.list(Path::new("/d")).unwrap()
+    }
+
+    /// A disk with a synced file `a` under a synced name, to which `tail` was written and not synced, and an unsynced
+    /// name `b`.
+    fn disk(tail: &[u8]) -> PowerCutFs {
+        let disk = PowerCutFs::new();
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let mut a = disk.create_new(Path::new("/d/a")).unwrap();
+        a.write_all(b"kept").unwrap();
+        a.sync().unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        a.write_all(tail).unwrap();
+        disk.create_new(Path::new("/d/b")).unwrap().sync().unwrap();
+        disk
+    }
+
+    #[test]
+    fn what_is_synced_survives_and_nothing_else_is_promised() {
+        let (mut lengths, mut both) = (std::collections::BTreeSet::new(), 0);
+        for seed in 0..200 {
+            let after = disk(b"perhaps").cut(seed);
+            let a = after.read(Path::new("/d/a")).unwrap();
+            assert!(a.starts_with(b"kept"), "seed {seed}");
+            lengths.insert(a.len());
+            both += names(&after).len() - 1;
+        }
+        assert_eq!(lengths, (4..=11).collect(), "torn at any byte");
+        assert!((50..150).contains(&both), "a synced file needs its name synced too: {both} of 200");
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_made_good_by_a_later_one() {
+        let disk = disk(b"");
+        let mut a = disk.append(Path::new("/d/a")).unwrap();
+        a.write_all(b"lost").unwrap();
+        disk.fail_at(disk.ops() + 1);
+        assert!(a.sync().is_err());
+        a.sync().unwrap();
+        let survivors = (0..50).map(|seed| disk.cut(seed).read(Path::new("/d/a")).unwrap().len());
+        assert!(survivors.min() < Some(8));
+    }
+
+    #[test]
+    fn after_the_cut_nothing_works_and_a_rename_is_whole() {
+        for seed in 0..50 {
+            let disk = disk(b"");
+            disk.rename(Path::new("/d/a"), Path::new("/d/c")).unwrap();
+            disk.cut_at(disk.ops() + 1);
+            assert!(disk.sync_dir(Path::new("/d")).is_err() && disk.read(Path::new("/d/c")).is_err());
+            let after = disk.cut(seed);
+            let kept = names(&after).iter().filter(|name| !name.ends_with("b")).count();
+            assert_eq!(kept, 1, "seed {seed}");
+        }
+    }
+}
