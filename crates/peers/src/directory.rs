@@ -2,16 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Read},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use isocenter_dimse::part10::{InspectError, inspect};
 use isocenter_domain::{
     Kind, Kinded,
-    id::{InstanceUid, InvalidId, SeriesUid, SopClassUid, StudyUid, TransferSyntaxUid},
+    id::{InstanceUid, SeriesUid, StudyUid},
 };
 
 use crate::study::{Content, Instance, Study};
@@ -35,7 +33,7 @@ pub struct Scan {
 pub struct Skipped {
     /// No `DICM` at byte 128 (PS3.10 §7.1).
     pub not_dicom: u64,
-    /// DICOM, but not readable, or without one of the UIDs that a C-STORE needs (a DICOMDIR among them).
+    /// DICOM, but cut off or broken, or without one of the UIDs that filing it needs (a DICOMDIR among them).
     pub unusable: u64,
     /// A SOP Instance UID that an earlier file of the same study already has.
     pub repeated: u64,
@@ -79,7 +77,7 @@ pub fn scan(root: &Path) -> Result<Scan, DirectoryError> {
 }
 
 /// One file as it will be sorted: series number, series, instance number, instance.
-type Order = (i64, SeriesUid, i64, InstanceUid);
+type Order = (Option<i32>, SeriesUid, Option<i32>, InstanceUid);
 
 #[derive(Default)]
 struct Found {
@@ -115,21 +113,33 @@ impl Found {
     }
 
     fn file(&mut self, path: PathBuf) -> Result<(), DirectoryError> {
-        if !is_dicom(&path).map_err(|source| DirectoryError::Read { path: path.clone(), source })? {
-            self.skipped.not_dicom += 1;
-            return Ok(());
-        }
-        let object = OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(&path);
-        let Some((study, order, instance)) = object.ok().and_then(|o| index(&o, path).ok()) else {
-            self.skipped.unusable += 1;
-            return Ok(());
+        let header = match inspect(&path) {
+            Ok(header) => header,
+            Err(InspectError::Io(source)) => return Err(DirectoryError::Read { path, source }),
+            Err(InspectError::NotPart10) => {
+                self.skipped.not_dicom += 1;
+                return Ok(());
+            }
+            Err(_) => {
+                self.skipped.unusable += 1;
+                return Ok(());
+            }
         };
-        let instances = self.studies.entry(study).or_default();
-        if instances.contains_key(&instance.instance_uid) {
+        let instances = self.studies.entry(header.study).or_default();
+        if instances.contains_key(&header.instance) {
             self.skipped.repeated += 1;
-        } else {
-            instances.insert(instance.instance_uid.clone(), (order, instance));
+            return Ok(());
         }
+        let (series, instance) = (header.series, header.instance);
+        let order = (header.series_number, series.clone(), header.instance_number, instance.clone());
+        let found = Instance {
+            series_uid: series,
+            instance_uid: instance.clone(),
+            sop_class_uid: header.sop_class,
+            transfer_syntax_uid: header.transfer_syntax,
+            content: Content::File(path),
+        };
+        instances.insert(instance, (order, found));
         Ok(())
     }
 
@@ -141,33 +151,4 @@ impl Found {
         };
         Scan { studies: self.studies.into_iter().map(study).collect(), skipped: self.skipped }
     }
-}
-
-fn is_dicom(path: &Path) -> io::Result<bool> {
-    let mut start = Vec::with_capacity(132);
-    File::open(path)?.take(132).read_to_end(&mut start)?;
-    Ok(start.get(128..) == Some(b"DICM"))
-}
-
-fn index(object: &DefaultDicomObject, path: PathBuf) -> Result<(StudyUid, Order, Instance), InvalidId> {
-    let text = |tag| object.get(tag).and_then(|e| e.to_str().ok()).unwrap_or_default().trim().to_owned();
-    let number = |tag| text(tag).parse().unwrap_or(0);
-    let uid = |text: &str| text.trim_end_matches(['\0', ' ']).to_owned();
-    let study_uid = StudyUid::new(uid(&text(tags::STUDY_INSTANCE_UID)))?;
-    let series_uid = SeriesUid::new(uid(&text(tags::SERIES_INSTANCE_UID)))?;
-    let instance_uid = InstanceUid::new(uid(&text(tags::SOP_INSTANCE_UID)))?;
-    let order = (
-        number(tags::SERIES_NUMBER),
-        series_uid.clone(),
-        number(tags::INSTANCE_NUMBER),
-        instance_uid.clone(),
-    );
-    let instance = Instance {
-        series_uid,
-        instance_uid,
-        sop_class_uid: SopClassUid::new(uid(&text(tags::SOP_CLASS_UID)))?,
-        transfer_syntax_uid: TransferSyntaxUid::new(uid(object.meta().transfer_syntax()))?,
-        content: Content::File(path),
-    };
-    Ok((study_uid, order, instance))
 }

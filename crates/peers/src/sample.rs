@@ -8,8 +8,9 @@ mod density;
 mod grid;
 mod opacity;
 
-use dicom_dictionary_std::tags;
-use dicom_object::DefaultDicomObject;
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::{DefaultDicomObject, OpenFileOptions};
+use isocenter_dimse::part10::{Header, inspect_reader};
 use isocenter_domain::id::InstanceUid;
 
 /// Which algorithm.
@@ -70,6 +71,12 @@ pub enum Refusal {
     Other(String),
 }
 
+/// One file of the study.
+struct Object {
+    header: Header,
+    data_set: DefaultDicomObject,
+}
+
 /// What an algorithm made of one image.
 struct Measured {
     probability: f64,
@@ -115,15 +122,14 @@ impl Algorithm {
         let mut probability = 0.0_f64;
         let mut findings = Vec::new();
         for object in wanted {
-            let image = grid::Image::decode(object)?;
+            let image = grid::Image::decode(&object.data_set)?;
             let measured = match self {
                 Self::Density => density::measure(&image),
                 Self::Opacity => opacity::measure(&image),
             };
             probability = probability.max(measured.probability);
             if let Some(area) = measured.area {
-                let uid = text(object, tags::SOP_INSTANCE_UID);
-                let instance_uid = InstanceUid::new(uid).map_err(|e| Refusal::Attribute(e.to_string()))?;
+                let instance_uid = object.header.instance.clone();
                 let (code, label) = self.finding();
                 findings.push(Finding { code, label, probability: measured.probability, instance_uid, area });
             }
@@ -131,24 +137,24 @@ impl Algorithm {
         Ok(Analysis { probability, summary: self.summary(probability, findings.len()), findings })
     }
 
-    /// The objects that the algorithm reads, or why there is none.
-    fn images(self, objects: &[DefaultDicomObject]) -> Result<Vec<&DefaultDicomObject>, Refusal> {
+    /// The single-frame images that the algorithm reads, or why there is none.
+    fn images(self, objects: &[Object]) -> Result<Vec<&Object>, Refusal> {
         let modality = self.modalities()[0];
-        if objects.is_empty() {
+        let is_image = |o: &&Object| o.header.image && o.header.frames == 1;
+        let mut images = objects.iter().filter(is_image).peekable();
+        if images.peek().is_none() {
             return Err(Refusal::ImageCount(modality));
         }
-        let of_modality: Vec<_> = objects
-            .iter()
-            .filter(|o| self.modalities().contains(&text(o, tags::MODALITY).as_str()))
-            .collect();
-        if of_modality.is_empty() {
+        let of_modality =
+            |o: &&Object| o.header.modality.as_deref().is_some_and(|own| self.modalities().contains(&own));
+        let mut images = images.filter(of_modality).peekable();
+        if images.peek().is_none() {
             return Err(Refusal::Modality(modality));
         }
-        let wanted: Vec<_> = of_modality
-            .into_iter()
-            .filter(|o| ["", self.body_part()].contains(&text(o, tags::BODY_PART_EXAMINED).as_str()))
-            .collect();
-        if wanted.is_empty() { Err(Refusal::BodyPart(self.body_part())) } else { Ok(wanted) }
+        let of_body_part =
+            |o: &&Object| o.header.body_part.as_deref().is_none_or(|own| own == self.body_part());
+        let images: Vec<_> = images.filter(of_body_part).collect();
+        if images.is_empty() { Err(Refusal::BodyPart(self.body_part())) } else { Ok(images) }
     }
 
     const fn finding(self) -> (&'static str, &'static str) {
@@ -170,9 +176,22 @@ impl Algorithm {
     }
 }
 
-fn read(file: &[u8]) -> Result<DefaultDicomObject, Refusal> {
-    dicom_object::from_reader(file)
-        .map_err(|e| Refusal::ImageQuality(format!("not a readable DICOM file: {e}")))
+/// Reads a file, its structure having been checked first: the DICOM library takes memory for as many bytes as a length
+/// field claims, and follows nested sequences by recursion.
+///
+/// The library's own words are left out of every refusal: they may repeat what stands in the file.
+fn read(file: &[u8]) -> Result<Object, Refusal> {
+    let header = inspect_reader(file, Some(file.len() as u64))
+        .map_err(|_| Refusal::ImageQuality("not a readable DICOM file".to_owned()))?;
+    let syntax = header.transfer_syntax.as_str();
+    if syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+        // How much it grows is known only once it has grown.
+        return Err(Refusal::ImageQuality("deflated data sets are not read".to_owned()));
+    }
+    let data_set = OpenFileOptions::new().read_to(tags::PIXEL_DATA).from_reader(file);
+    let data_set = data_set
+        .map_err(|_| Refusal::ImageQuality(format!("cannot read a file of transfer syntax {syntax}")))?;
+    Ok(Object { header, data_set })
 }
 
 /// The text of an attribute, empty where it is absent.

@@ -16,6 +16,8 @@ fn files(seed: u64, kind: StudyKind) -> Vec<Bytes> {
     study.instances.into_iter().map(|i| bytes(i.content)).collect()
 }
 
+use isocenter_runtime::random::Seeded;
+
 #[test]
 fn the_scores_separate_what_was_drawn() {
     let cases = [
@@ -77,6 +79,15 @@ fn damaged_files_are_refused_and_never_panic() {
     let whole = files(1, StudyKind::DxChest).remove(0);
     for length in (0..whole.len()).step_by(997) {
         assert!(Algorithm::Opacity.analyse(&[whole.slice(..length)]).is_err(), "cut at {length}");
+    }
+    let mut rng = Seeded::new(2);
+    for _ in 0..400 {
+        let mut file = whole.to_vec();
+        // The first two kilobytes hold the header: lengths, tags and everything that sizes an image.
+        for _ in 0..=rng.range(0..3) {
+            file[rng.range(132..2048) as usize] = rng.next_u64() as u8;
+        }
+        drop(Algorithm::Opacity.analyse(&[file]));
     }
     assert!(Algorithm::Opacity.analyse(&[altered(b"\x28\0\x04\0CS\x0c\0", "PALETTECOLOR")]).is_err());
 }

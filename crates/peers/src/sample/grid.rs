@@ -4,7 +4,7 @@
 
 use dicom_dictionary_std::tags;
 use dicom_object::DefaultDicomObject;
-use dicom_pixeldata::PixelDecoder;
+use dicom_pixeldata::{ConvertOptions, ModalityLutOption, PixelDecoder};
 
 use super::{Refusal, text};
 
@@ -24,11 +24,18 @@ pub(super) struct Image {
 impl Image {
     /// Decodes the first frame of an object.
     pub fn decode(object: &DefaultDicomObject) -> Result<Self, Refusal> {
-        let side = |tag| text(object, tag).parse::<u64>().unwrap_or(0);
-        let (rows, columns) = (side(tags::ROWS), side(tags::COLUMNS));
+        let number = |tag| text(object, tag).parse::<u64>().unwrap_or(0);
+        let (rows, columns) = (number(tags::ROWS), number(tags::COLUMNS));
         let cells = CELLS as u64;
         if rows < cells || columns < cells || rows * columns > MAX_PIXELS {
             return Err(Refusal::Attribute(format!("{rows} rows and {columns} columns cannot be analysed")));
+        }
+        let (allocated, bits) = (number(tags::BITS_ALLOCATED), number(tags::BITS_STORED));
+        if !matches!(allocated, 8 | 16)
+            || !(1..=allocated).contains(&bits)
+            || number(tags::SAMPLES_PER_PIXEL) != 1
+        {
+            return Err(Refusal::Attribute(format!("{bits} of {allocated} bits cannot be analysed")));
         }
         let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION);
         if !photometric.starts_with("MONOCHROME") {
@@ -39,7 +46,9 @@ impl Image {
             Refusal::ImageQuality(format!("cannot decode pixel data of transfer syntax {syntax}"))
         };
         let decoded = object.decode_pixel_data().map_err(unreadable)?;
-        let pixels: Vec<f32> = decoded.to_vec_frame(0).map_err(unreadable)?;
+        // Stored values will do: they are scaled to the image's own range below.
+        let stored = ConvertOptions::new().with_modality_lut(ModalityLutOption::None);
+        let pixels: Vec<f32> = decoded.to_vec_frame_with_options(0, &stored).map_err(unreadable)?;
         let (rows, columns) = (decoded.rows(), decoded.columns());
         if pixels.len() as u64 != u64::from(rows) * u64::from(columns) {
             return Err(Refusal::ImageQuality(
