@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::{
     Error,
     kv::{
-        Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Range, Revision, Status, Txn, TxnAnswer, WatchStream,
+        Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Range, Revision, Status, Txn, TxnAnswer, WatchItem,
+        WatchStream,
     },
 };
 
@@ -27,6 +28,8 @@ pub struct Faults {
     pub cut_watch: f64,
     /// A watch stays open and is silent from here on, as one at a frozen member is.
     pub silence_watch: f64,
+    /// A revision's events are never delivered: a defect that some releases of etcd had. Only listing again repairs it.
+    pub lose_events: f64,
     /// The store is compacted to its newest revision before a watch is opened.
     pub compaction: f64,
     /// A lease is revoked before it is kept alive.
@@ -145,7 +148,10 @@ impl Kv for FaultyStore {
             let chance = Arc::clone(&chance);
             async move {
                 let mut watch = watch?;
-                let item = watch.next().await?;
+                let mut item = watch.next().await?;
+                while matches!(item, Ok(WatchItem::Events { .. })) && chance.hits(|f| f.lose_events) {
+                    item = watch.next().await?;
+                }
                 chance.delay().await;
                 if chance.hits(|f| f.cut_watch) {
                     return Some((Err(Error::Lost { why: "injected: the watch was cut".to_owned() }), None));

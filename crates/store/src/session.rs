@@ -47,6 +47,9 @@ impl fmt::Debug for SessionOptions {
     }
 }
 
+/// A lease counts as lost this long before it ends: answers take time, and clocks differ a little.
+const MARGIN: Duration = Duration::from_millis(100);
+
 /// A handle to a session. Cheap to clone.
 #[derive(Clone)]
 pub struct Session {
@@ -223,7 +226,7 @@ impl Keeper {
         let inner = &self.session.inner;
         loop {
             let left = held.until.saturating_duration_since(inner.options.clock.monotonic());
-            if left.is_zero() {
+            if left <= MARGIN {
                 return Ok(());
             }
             tokio::select! {

@@ -201,7 +201,7 @@ fn embedded_and_etcd_answer_random_histories_alike() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = EtcdServer::start();
     let real = runtime.block_on(etcd(&[server.endpoint()]));
-    let config = Config { cases: 48, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    let config = Config { cases: 32, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let agree = |steps: Vec<Step>| {
         runtime.block_on(async {

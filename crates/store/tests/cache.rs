@@ -154,6 +154,18 @@ async fn a_re_list_tells_of_keys_that_vanished_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_periodic_re_list_repairs_what_the_store_never_delivered() {
+    let world = world().await;
+    let faulty = world.faulty(Faults { lose_events: 1.0, ..Faults::default() }, 1);
+    let kv: Arc<dyn Kv> = faulty.clone();
+    let mirror = world.reflect(&kv, 1);
+    mirror.synced().await;
+    put(&*world.kv, "k/a", "1").await;
+    wait_for("the key that was never delivered", LONG, || async { mirror.get(&key("k/a")).is_some() }).await;
+    world.tasks.drain(LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lagging_subscriber_is_told_to_list_and_changes_are_coalesced() {
     let world = world().await;
     let mirror = world.reflect(&world.kv, 1);
