@@ -1,0 +1,68 @@
+//! `isocenter delivery`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use isocenter_wire::v1::{
+    ListDeliveriesRequest, ReplayDeliveryRequest, report_delivery_client::ReportDeliveryClient,
+};
+
+use super::{connect, request_id};
+use crate::{cli::Client, output};
+
+/// Deliveries.
+#[derive(Args, Debug)]
+pub struct DeliveryArgs {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Live deliveries.
+    List,
+    /// Send a dead letter again, under the same message id.
+    Replay {
+        /// `{case}.{number}`.
+        report: String,
+        /// The destination.
+        destination: String,
+        /// The report's version.
+        #[arg(long, default_value_t = 1)]
+        version: u32,
+    },
+}
+
+/// Does what was asked.
+pub async fn run(args: DeliveryArgs) -> Result<ExitCode> {
+    let mut client = ReportDeliveryClient::new(connect(&args.client).await?);
+    match args.verb {
+        Verb::List => {
+            let mut request = ListDeliveriesRequest { page_size: 1000, ..Default::default() };
+            let mut deliveries = Vec::new();
+            loop {
+                let page = client.list_deliveries(request.clone()).await?.into_inner();
+                deliveries.extend(page.deliveries);
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
+            let fields = ["reportId", "version", "destinationId", "state", "attempts", "messageId", "lastError"];
+            output::many(&deliveries, &fields, args.client.json)?;
+        }
+        Verb::Replay { report, destination, version } => {
+            let request = ReplayDeliveryRequest {
+                report_id: report,
+                version,
+                destination_id: destination,
+                request_id: request_id(),
+            };
+            output::one(&client.replay_delivery(request).await?.into_inner(), args.client.json)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,26 @@
+//! Operators' verbs. All speak gRPC to a server, never to the store.
+
+pub mod delivery;
+pub mod policy;
+pub mod read;
+pub mod reconcile;
+pub mod registry;
+pub mod study;
+
+use anyhow::Result;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli::Client;
+
+/// A connection to the server.
+pub async fn connect(client: &Client) -> Result<Channel> {
+    Ok(Endpoint::from_shared(client.server.clone())?
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .connect()
+        .await?)
+}
+
+/// A request id: drawn once per command, so that what the command line repeats is one request.
+pub fn request_id() -> String {
+    isocenter_runtime::random::uuid_v7().to_string()
+}

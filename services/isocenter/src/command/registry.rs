@@ -1,0 +1,268 @@
+//! `isocenter site`, `reader`, `pool`, `destination` and `ai`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use isocenter_runtime::config::Period;
+use isocenter_wire::v1::{
+    AiReceives, AiService, DeleteRequest, Destination, ListRequest, Pool, PutRequest, Reader, RegistryEntry,
+    RegistryKind, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
+};
+
+use super::{connect, request_id};
+use crate::{
+    cli::Client,
+    output::{self, Usage},
+};
+
+/// Sites that send.
+#[derive(Args, Debug)]
+pub struct SiteArgs {
+    #[command(subcommand)]
+    verb: Verb<AddSite>,
+    #[command(flatten)]
+    client: Client,
+}
+
+/// Readers.
+#[derive(Args, Debug)]
+pub struct ReaderArgs {
+    #[command(subcommand)]
+    verb: Verb<AddReader>,
+    #[command(flatten)]
+    client: Client,
+}
+
+/// Pools of readers.
+#[derive(Args, Debug)]
+pub struct PoolArgs {
+    #[command(subcommand)]
+    verb: Verb<AddPool>,
+    #[command(flatten)]
+    client: Client,
+}
+
+/// Destinations of reports.
+#[derive(Args, Debug)]
+pub struct DestinationArgs {
+    #[command(subcommand)]
+    verb: Verb<AddDestination>,
+    #[command(flatten)]
+    client: Client,
+}
+
+/// AI services.
+#[derive(Args, Debug)]
+pub struct AiArgs {
+    #[command(subcommand)]
+    verb: Verb<AddAi>,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb<A: Args> {
+    /// Create or replace an entry.
+    Add(A),
+    /// Every entry.
+    List,
+    /// Remove an entry.
+    Remove {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+struct AddSite {
+    /// The site's id.
+    id: String,
+    /// An AE title its devices call from.
+    #[arg(long, required = true)]
+    ae_title: Vec<String>,
+    /// Assigning authority of patient ids that name none.
+    #[arg(long, default_value = "")]
+    authority: String,
+    /// How long no image may have come before a study counts as whole, e.g. 30s.
+    #[arg(long)]
+    quiet_period: Option<Period>,
+    /// The longest that assembling may take, e.g. 30m.
+    #[arg(long)]
+    max_assembly: Option<Period>,
+    /// IANA time zone of the site's devices.
+    #[arg(long, default_value = "")]
+    time_zone: String,
+}
+
+#[derive(Args, Debug)]
+struct AddReader {
+    /// The reader's id.
+    id: String,
+    /// What the reader is competent in: MODALITY, or MODALITY:BODYPART; * is any.
+    #[arg(long, required = true)]
+    skill: Vec<String>,
+    /// A site the reader is authorized for; * is all.
+    #[arg(long, required = true)]
+    site: Vec<String>,
+    /// A pool the reader belongs to.
+    #[arg(long, required = true)]
+    pool: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct AddPool {
+    /// The pool's id.
+    id: String,
+    /// For people.
+    #[arg(long, default_value = "")]
+    description: String,
+}
+
+#[derive(Args, Debug)]
+struct AddDestination {
+    /// The destination's id; a site's own has the site's id.
+    id: String,
+    /// Host and port of an HL7 v2 receiver that speaks MLLP.
+    #[arg(long)]
+    hl7: String,
+    /// MSH-5.
+    #[arg(long, default_value = "")]
+    receiving_application: String,
+    /// MSH-6.
+    #[arg(long, default_value = "")]
+    receiving_facility: String,
+}
+
+#[derive(Args, Debug)]
+struct AddAi {
+    /// The service's id.
+    id: String,
+    /// Its gRPC address, http://host:port.
+    #[arg(long)]
+    address: String,
+    /// It may be sent original images, patient identity included. Without this it is sent nothing.
+    #[arg(long)]
+    receives_original: bool,
+    /// Analyses at once.
+    #[arg(long, default_value_t = 1)]
+    max_concurrency: u32,
+}
+
+/// `isocenter site`.
+pub async fn site(args: SiteArgs) -> Result<ExitCode> {
+    let fields = ["siteId", "aeTitles", "authority", "quietPeriod", "timeZone"];
+    run(args.verb, args.client, RegistryKind::Site, &fields, |a| {
+        Ok(Entry::Site(Site {
+            site_id: a.id,
+            ae_titles: a.ae_title,
+            authority: a.authority,
+            quiet_period: a.quiet_period.map(|p| isocenter_wire::duration(p.0)),
+            max_assembly: a.max_assembly.map(|p| isocenter_wire::duration(p.0)),
+            time_zone: a.time_zone,
+        }))
+    })
+    .await
+}
+
+/// `isocenter reader`.
+pub async fn reader(args: ReaderArgs) -> Result<ExitCode> {
+    let fields = ["readerId", "skills", "siteIds", "poolIds"];
+    run(args.verb, args.client, RegistryKind::Reader, &fields, |a| {
+        let skills = a.skill.iter().map(|text| skill(text)).collect::<Result<_>>()?;
+        Ok(Entry::Reader(Reader { reader_id: a.id, skills, site_ids: a.site, pool_ids: a.pool }))
+    })
+    .await
+}
+
+/// `isocenter pool`.
+pub async fn pool(args: PoolArgs) -> Result<ExitCode> {
+    run(args.verb, args.client, RegistryKind::Pool, &["poolId", "description"], |a| {
+        Ok(Entry::Pool(Pool { pool_id: a.id, description: a.description }))
+    })
+    .await
+}
+
+/// `isocenter destination`.
+pub async fn destination(args: DestinationArgs) -> Result<ExitCode> {
+    let fields = ["destinationId", "mllp", "receivingApplication", "receivingFacility"];
+    run(args.verb, args.client, RegistryKind::Destination, &fields, |a| {
+        Ok(Entry::Destination(Destination {
+            destination_id: a.id,
+            mllp: a.hl7,
+            receiving_application: a.receiving_application,
+            receiving_facility: a.receiving_facility,
+        }))
+    })
+    .await
+}
+
+/// `isocenter ai`.
+pub async fn ai(args: AiArgs) -> Result<ExitCode> {
+    let fields = ["serviceId", "address", "receives", "maxConcurrency"];
+    run(args.verb, args.client, RegistryKind::AiService, &fields, |a| {
+        let receives = if a.receives_original { AiReceives::Original } else { AiReceives::Unspecified };
+        Ok(Entry::AiService(AiService {
+            service_id: a.id,
+            address: a.address,
+            receives: receives.into(),
+            max_concurrency: a.max_concurrency,
+        }))
+    })
+    .await
+}
+
+fn skill(text: &str) -> Result<Skill> {
+    let (modality, body_part) = text.split_once(':').unwrap_or((text, "*"));
+    if modality.is_empty() || body_part.is_empty() {
+        return Err(Usage(format!("--skill {text}: write MODALITY or MODALITY:BODYPART, e.g. CT:HEAD")).into());
+    }
+    Ok(Skill { modality: modality.to_uppercase(), body_part: body_part.to_uppercase() })
+}
+
+async fn run<A: Args>(
+    verb: Verb<A>,
+    client: Client,
+    kind: RegistryKind,
+    fields: &[&str],
+    entry: impl FnOnce(A) -> Result<Entry>,
+) -> Result<ExitCode> {
+    let entry = match verb {
+        Verb::Add(add) => Some(entry(add)?),
+        Verb::List => None,
+        Verb::Remove { id } => {
+            let request = DeleteRequest { kind: kind.into(), id, request_id: request_id() };
+            RegistryClient::new(connect(&client).await?).delete(request).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let mut registry = RegistryClient::new(connect(&client).await?);
+    if let Some(entry) = entry {
+        let entry = Some(RegistryEntry { entry: Some(entry) });
+        registry.put(PutRequest { entry, request_id: request_id() }).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut request = ListRequest { kind: kind.into(), page_size: 1000, page_token: String::new() };
+    let mut entries = Vec::new();
+    loop {
+        let page = registry.list(request.clone()).await?.into_inner();
+        entries.extend(page.entries);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if client.json {
+        output::many(&entries, fields, true)?;
+    } else {
+        output::many(&entries.iter().map(inner).collect::<Result<Vec<_>>>()?, fields, false)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is registered, without the wrapper that says which kind it is.
+fn inner(entry: &RegistryEntry) -> Result<serde_json::Value> {
+    let value = serde_json::to_value(entry)?;
+    let inner = value.as_object().and_then(|fields| fields.values().next()).cloned();
+    Ok(inner.unwrap_or_default())
+}

@@ -1,0 +1,136 @@
+//! `isocenter study`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use isocenter_wire::v1::{
+    GetStudyRequest, ListEventsRequest, ListPriorsRequest, ListStudiesRequest, SearchStudiesRequest, Study,
+    StudyStage, WatchStudiesRequest, archive_client::ArchiveClient, ingestion_client::IngestionClient,
+};
+
+use super::connect;
+use crate::{
+    cli::Client,
+    output::{self, Usage},
+};
+
+const FIELDS: [&str; 7] =
+    ["studyInstanceUid", "stage", "siteId", "modalities", "bodyPart", "instanceCount", "completeAt"];
+const ARCHIVED: [&str; 6] = ["studyInstanceUid", "siteId", "modalities", "studyDate", "closed", "reportIds"];
+
+/// Studies.
+#[derive(Args, Debug)]
+pub struct StudyArgs {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Live studies.
+    List {
+        /// Only in this stage, e.g. waiting-for-reader.
+        #[arg(long)]
+        stage: Option<String>,
+    },
+    /// One study and what happened to it.
+    Show {
+        /// Study Instance UID.
+        uid: String,
+    },
+    /// Every change, as it happens.
+    Watch,
+    /// Live and closed studies, newest first.
+    Search {
+        /// Modality (0008,0060).
+        #[arg(long)]
+        modality: Option<String>,
+    },
+    /// Earlier studies of the same patient.
+    Priors {
+        /// Study Instance UID.
+        uid: String,
+    },
+}
+
+/// Does what was asked.
+pub async fn run(args: StudyArgs) -> Result<ExitCode> {
+    let channel = connect(&args.client).await?;
+    let json = args.client.json;
+    match args.verb {
+        Verb::List { stage } => {
+            let stage = stage.as_deref().map(parse_stage).transpose()?.unwrap_or_default();
+            output::many(&all(IngestionClient::new(channel), stage).await?, &FIELDS, json)?;
+        }
+        Verb::Show { uid } => {
+            let study_instance_uid = uid;
+            let request = GetStudyRequest { study_instance_uid: study_instance_uid.clone() };
+            let study = IngestionClient::new(channel.clone()).get_study(request).await?.into_inner();
+            output::one(&study, json)?;
+            if !json {
+                let request = ListEventsRequest { study_instance_uid, page_size: 1000, ..Default::default() };
+                let events = ArchiveClient::new(channel).list_events(request).await?.into_inner().events;
+                output::many(&events, &["at", "event", "actor", "reason", "key"], false)?;
+            }
+        }
+        Verb::Watch => watch(IngestionClient::new(channel), json).await?,
+        Verb::Search { modality } => {
+            let modality = modality.unwrap_or_default();
+            let request = SearchStudiesRequest { modality, page_size: 1000, ..Default::default() };
+            let found = ArchiveClient::new(channel).search_studies(request).await?.into_inner();
+            output::many(&found.studies, &ARCHIVED, json)?;
+        }
+        Verb::Priors { uid } => {
+            let request = ListPriorsRequest { study_instance_uid: uid };
+            let found = ArchiveClient::new(channel).list_priors(request).await?.into_inner();
+            output::many(&found.studies, &ARCHIVED, json)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn all(
+    mut client: IngestionClient<tonic::transport::Channel>,
+    stage: StudyStage,
+) -> Result<Vec<Study>> {
+    let mut studies = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListStudiesRequest { stage: stage.into(), page_size: 1000, page_token };
+        let page = client.list_studies(request).await?.into_inner();
+        studies.extend(page.studies);
+        if page.next_page_token.is_empty() {
+            return Ok(studies);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+async fn watch(mut client: IngestionClient<tonic::transport::Channel>, json: bool) -> Result<()> {
+    let mut changes = client.watch_studies(WatchStudiesRequest {}).await?.into_inner();
+    while let Some(change) = changes.message().await? {
+        let Some(study) = change.study else { continue };
+        if json {
+            output::one(&study, true)?;
+        } else {
+            output::line(&format!("{} {}", study.study_instance_uid, stage_name(study.stage())))?;
+        }
+    }
+    Ok(())
+}
+
+/// A stage as people write it.
+pub fn stage_name(stage: StudyStage) -> String {
+    stage.as_str_name().trim_start_matches("STUDY_STAGE_").to_lowercase().replace('_', "-")
+}
+
+fn parse_stage(text: &str) -> Result<StudyStage> {
+    let name = format!("STUDY_STAGE_{}", text.to_uppercase().replace('-', "_"));
+    StudyStage::from_str_name(&name).ok_or_else(|| {
+        let known: Vec<_> = isocenter_domain::stage::Stage::ALL.iter().map(|stage| stage.name()).collect();
+        Usage(format!("there is no stage {text}; stages are {}", known.join(", "))).into()
+    })
+}

@@ -1,0 +1,137 @@
+//! Roles → services: parse, build, run, signal, drain.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use isocenter_blobs::Blobs;
+use isocenter_runtime::{
+    clock, fs,
+    metrics::Metrics,
+    readiness::{Latch, Readiness},
+    secret::Secret,
+    server::{self, Served},
+    shutdown,
+    task::{Drained, Tasks},
+    telemetry,
+};
+use isocenter_store::table::{Mirrors, Tables};
+use tonic::service::{Routes, RoutesBuilder};
+
+use crate::{
+    cli::ServeArgs,
+    config::{Config, Role},
+    output,
+};
+
+/// Calls that stream their request, and so have no time limit.
+const STREAMING: &[&str] = &["/isocenter.v1.ReaderAssignment/SetPresence"];
+
+/// Serves until a signal.
+pub async fn run(args: ServeArgs) -> Result<ExitCode> {
+    let config = Config::load(args.config.as_ref(), &args.settings)?;
+    let telemetry = telemetry::init(config.telemetry.options())?;
+    let tasks = Tasks::new();
+    shutdown::signals(&tasks).context("cannot listen for signals")?;
+    let drain = config.shutdown.drain.0;
+    let running = start(&config, &tasks).await?;
+    if args.print_addresses {
+        output::line(&running.addresses())?;
+    }
+    tasks.token().cancelled().await;
+    let drained = tasks.drain(drain).await;
+    telemetry.shutdown(Duration::from_secs(5));
+    if let Some(failure) = tasks.failure() {
+        return Err(anyhow!("{failure}"));
+    }
+    Ok(match drained {
+        Drained::Clean => ExitCode::SUCCESS,
+        Drained::Aborted(_) => ExitCode::from(output::REFUSED),
+    })
+}
+
+/// A process that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// DICOM, where ingestion runs.
+    pub dicom: Option<std::net::SocketAddr>,
+    /// gRPC and `/metrics`.
+    pub listen: std::net::SocketAddr,
+    /// Probes.
+    pub health: std::net::SocketAddr,
+    /// Whether every part has become ready.
+    pub readiness: Readiness,
+    /// Where everything that is counted is.
+    pub metrics: Metrics,
+}
+
+impl Running {
+    fn addresses(&self) -> String {
+        let mut addresses = serde_json::Map::new();
+        let dicom = self.dicom.map(|address| ("dicom", address));
+        for (name, address) in dicom.into_iter().chain([("listen", self.listen), ("health", self.health)]) {
+            addresses.insert(name.into(), address.to_string().into());
+        }
+        serde_json::Value::Object(addresses).to_string()
+    }
+}
+
+/// What the roles share.
+struct Shared {
+    tables: Tables,
+    mirrors: Mirrors,
+    blobs: Blobs,
+    secret: Secret,
+    metrics: Metrics,
+    tasks: Tasks,
+    advertise: String,
+}
+
+/// Starts the roles of `config` on `tasks`.
+pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
+    for folder in [Some(config.blobs.as_path()), config.secret_file.parent()].into_iter().flatten() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let metrics = Metrics::new();
+    let (readiness, starting) = Readiness::new();
+    let secret = Secret::load_or_create(&config.secret_file)
+        .with_context(|| format!("cannot use the secret {}", config.secret_file.display()))?;
+    let bound = server::bind(server::Options {
+        listen: config.listen,
+        health: config.health,
+        streaming: STREAMING,
+        ..server::Options::local(config.tenant_id()?)
+    })
+    .await?;
+    let kv = isocenter_store::open(&config.store)
+        .await
+        .with_context(|| format!("cannot open the store {}", config.store))?;
+    let tables = Tables::open(kv, clock::system(), config.cell_id()?, &secret).await?;
+    let blobs = Blobs::open(&config.blobs.to_string_lossy())?;
+    let advertise =
+        if config.advertise.is_empty() { bound.address().to_string() } else { config.advertise.clone() };
+    let mirrors = Mirrors::new(tables.clone(), tasks);
+    let shared = Shared { tables, mirrors, blobs, secret, metrics, tasks: tasks.clone(), advertise };
+    let (routes, dicom) = roles(config, &shared, &readiness).await?;
+    let (listen, health) = (bound.address(), bound.health_address());
+    let served = Served { grpc: routes, ..Served::default() };
+    bound.serve(tasks, served, &shared.metrics, &readiness);
+    drop(starting);
+    Ok(Running { dicom, listen, health, readiness, metrics: shared.metrics })
+}
+
+/// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
+async fn roles(
+    config: &Config,
+    shared: &Shared,
+    readiness: &Readiness,
+) -> Result<(Routes, Option<std::net::SocketAddr>)> {
+    let mut routes = RoutesBuilder::default();
+    let mut dicom = None;
+    if config.runs(Role::Ingestion) {
+        let mut service = ingestion(config, shared)?;
+        dicom = Some(service.bind().await?);
+        service.routes(&mut routes);
+        shared.tasks.essential("ingestion", service.run());
+    }
+    Ok((routes.routes(), dicom))
+}
