@@ -1,1 +1,122 @@
-//! reader-assignment.
+//! Reader assignment: one ordered, explainable queue over every radiologist, and the one place where a read is in a
+//! reader's hands.
+//!
+//! Only offers need the leader; its queue is in memory and kept from the mirrors on every replica. Opening, returning and
+//! signing are compare-and-swap anywhere. A read and its holder's hands are always changed in one transaction, which is
+//! why a read is open with one reader at most and a reader has one read open at most.
+
+mod board;
+mod config;
+mod desk;
+mod error;
+mod forward;
+mod hold;
+mod leader;
+mod list;
+mod metrics;
+mod offer;
+mod plan;
+mod presence;
+mod reconcile;
+mod rpc;
+mod session;
+mod show;
+mod sign;
+mod view;
+
+use std::sync::Arc;
+
+use isocenter_blobs::Blobs;
+use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
+use isocenter_runtime::{metrics::Metrics, task::Tasks};
+use isocenter_store::table::{Mirrors, Tables};
+use isocenter_wire::v1::reader_assignment_server::ReaderAssignmentServer;
+use tonic::service::RoutesBuilder;
+
+use crate::{
+    board::Board,
+    desk::Desk,
+    leader::{Campaign, Leadership},
+    metrics::Meters,
+    presence::Presence,
+    reconcile::Cases,
+    rpc::Rpc,
+    view::View,
+};
+pub use crate::{config::Config, error::Error};
+
+/// The path of the call that streams its request; the server's timeout is not for it.
+pub const STREAMING: &str = "/isocenter.v1.ReaderAssignment/SetPresence";
+
+/// What the service works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// The records.
+    pub tables: Tables,
+    /// Their mirrors.
+    pub mirrors: Mirrors,
+    /// Where report bodies go.
+    pub blobs: Blobs,
+    /// The process's metrics; this role's are under `reader_assignment`.
+    pub metrics: Metrics,
+    /// Where the service's tasks run.
+    pub tasks: Tasks,
+    /// Where other replicas reach this one's gRPC: `host:port` or `http://host:port`.
+    pub address: String,
+}
+
+/// The service, built and not yet running. Its calls are answered from the start; offers need it to run.
+#[derive(Debug)]
+pub struct Service {
+    desk: Arc<Desk>,
+    campaign: Campaign,
+    hooks: Hooks,
+}
+
+impl Service {
+    /// Makes the service and starts its mirrors. Call it within the tokio runtime.
+    ///
+    /// # Errors
+    /// None today; a configuration that cannot be served will be one.
+    pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
+        let Deps { tables, mirrors, blobs, metrics, tasks, address } = deps;
+        let metrics = metrics.scoped("reader_assignment");
+        let presence = Presence::start(Arc::clone(tables.kv()), &tasks);
+        let view = View::new(&mirrors, presence);
+        let (leadership, campaign) =
+            Leadership::new(Arc::clone(tables.kv()), Arc::clone(tables.clock()), &address, config.presence.0);
+        let meters = Meters::new(&metrics);
+        let board = Arc::new(Board::default());
+        let desk = Desk { config, tables, blobs, view, board, leadership, meters, tasks };
+        Ok(Self { desk: Arc::new(desk), campaign, hooks: Hooks::new(&metrics) })
+    }
+
+    /// Adds `isocenter.v1.ReaderAssignment`.
+    pub fn routes(&self, routes: &mut RoutesBuilder) {
+        routes.add_service(ReaderAssignmentServer::new(Rpc::new(Arc::clone(&self.desk))));
+    }
+
+    /// Runs until the tasks are cancelled: takes part in the election, keeps the queue, and brings every case's reads to
+    /// what they should be.
+    ///
+    /// # Errors
+    /// None: what fails is tried again.
+    pub async fn run(self) -> Result<(), Error> {
+        let Self { desk, campaign, hooks } = self;
+        let tasks = desk.tasks.clone();
+        campaign.spawn(&tasks);
+        tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
+        tasks.background("gauges", Meters::observe(Arc::clone(&desk), tasks.token()));
+        let queue = Queue::new(Arc::clone(desk.tables.clock()));
+        let cases = Arc::new(Cases(Arc::clone(&desk)));
+        let feed = Feed::new("cases");
+        tasks.background("case feed", feed.run(cases.clone(), queue.clone(), tasks.token()));
+        let runner = Runner::new(Options::new("cases"), hooks);
+        tasks.background("case runner", runner.run(queue, cases, tasks.token()));
+        tasks.token().cancelled().await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

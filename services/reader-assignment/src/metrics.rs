@@ -1,0 +1,126 @@
+//! What this role counts and measures.
+
+use std::{sync::Arc, time::Duration};
+
+use isocenter_domain::record::read::{ReadState, ReturnReason};
+use isocenter_runtime::metrics::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics};
+use tokio_util::sync::CancellationToken;
+
+use crate::desk::Desk;
+
+/// How often gauges are made fresh: each time walks over all live reads.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The metrics of reader assignment.
+#[derive(Clone, Debug)]
+pub(crate) struct Meters {
+    seconds: HistogramVec,
+    returns: IntCounterVec,
+    lapses: IntCounter,
+    forwarded: IntCounter,
+    reads: IntGaugeVec,
+    depth: IntGauge,
+    oldest: IntGauge,
+    stuck: IntGauge,
+    parked: IntGauge,
+    leader: IntGauge,
+    readers: IntGaugeVec,
+}
+
+impl Meters {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            seconds: metrics.histogram_vec(
+                "step_seconds",
+                "Waiting until offered, offered until opened, and answering a signature.",
+                &["step"],
+            ),
+            returns: metrics.counter_vec(
+                "returns_total",
+                "Reads given or taken back, by reason.",
+                &["reason"],
+            ),
+            lapses: metrics.counter("lapses_total", "Offers that lapsed."),
+            forwarded: metrics.counter("forwarded_total", "Requests for work passed on to the leader."),
+            reads: metrics.gauge_vec("reads", "Live reads by state.", &["state"]),
+            depth: metrics.gauge("queue_depth", "Reads in the queue."),
+            oldest: metrics.gauge("queue_oldest_seconds", "The age of the oldest read in the queue."),
+            stuck: metrics.gauge("stuck", "Reads open for longer than their class allows."),
+            parked: metrics.gauge("parked", "Reads in the queue that no registered reader could have."),
+            leader: metrics.gauge("leader", "1 where this process makes the offers."),
+            readers: metrics.gauge_vec(
+                "readers",
+                "Readers present, with an offer, and with an open read.",
+                &["state"],
+            ),
+        }
+    }
+
+    pub fn offered(&self, waited: Duration) {
+        self.seconds.with_label_values(&["offer"]).observe(waited.as_secs_f64());
+    }
+
+    pub fn opened(&self, after: Duration) {
+        self.seconds.with_label_values(&["open"]).observe(after.as_secs_f64());
+    }
+
+    pub fn signed(&self, took: Duration) {
+        self.seconds.with_label_values(&["sign"]).observe(took.as_secs_f64());
+    }
+
+    pub fn returned(&self, reason: ReturnReason) {
+        self.returns.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn lapsed(&self) {
+        self.lapses.inc();
+    }
+
+    pub fn forwarded(&self) {
+        self.forwarded.inc();
+    }
+
+    /// Keeps the gauges fresh until `ended`.
+    pub async fn observe(desk: Arc<Desk>, ended: CancellationToken) {
+        let mut tick = tokio::time::interval(EVERY);
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                _ = tick.tick() => desk.meters.look(&desk),
+            }
+        }
+    }
+
+    fn look(&self, desk: &Desk) {
+        let now = desk.now();
+        let (depth, oldest) = desk.board.depth();
+        self.depth.set(gauge(depth));
+        let oldest = oldest.map_or(0, |since| now.since(since).as_secs());
+        self.oldest.set(i64::try_from(oldest).unwrap_or(i64::MAX));
+        self.stuck.set(gauge(desk.stuck(now)));
+        self.parked.set(gauge(desk.board.parked(&desk.view)));
+        self.leader.set(i64::from(desk.leadership.fence().is_some()));
+        let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);
+        for read in desk.view.reads.all() {
+            match read.record.state {
+                ReadState::Waiting => waiting += 1,
+                ReadState::Offered { .. } => offered += 1,
+                ReadState::Open { .. } => open += 1,
+                ReadState::Signed { .. } => signed += 1,
+            }
+        }
+        for (state, n) in [("waiting", waiting), ("offered", offered), ("open", open), ("signed", signed)] {
+            self.reads.with_label_values(&[state]).set(n);
+        }
+        // A reader has one read in hand at most, so that these are also the reads in hand.
+        for (state, n) in
+            [("present", gauge(desk.view.presence.count())), ("offered", offered), ("open", open)]
+        {
+            self.readers.with_label_values(&[state]).set(n);
+        }
+    }
+}
+
+fn gauge(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,267 @@
+//! Offers: made by the leader alone, each reserved in memory first and answered after its commit.
+
+use std::sync::Arc;
+
+use isocenter_assign::filter;
+use isocenter_domain::{
+    id::{ReaderId, TenantId},
+    key::{HoldingKey, ReadKey},
+    record::{
+        case::{Case, CaseState},
+        read::{Read, ReadEvent, ReadState},
+    },
+};
+use isocenter_runtime::{random, retry::Schedule, telemetry};
+use isocenter_store::{
+    election::Fence,
+    table::{Cause, Stored, TableError},
+};
+use isocenter_wire::v1;
+use tokio::sync::{Semaphore, oneshot};
+use tracing::Instrument as _;
+
+use crate::{
+    board::{ReadReserved, ReaderReserved},
+    desk::{Desk, Hands},
+    error::Error,
+};
+
+/// Offers being committed at a time. At 20 ms for a commit this is 3,200 offers a second, a thousand times a large
+/// city's peak; more in flight would only wait in the store.
+pub(crate) const FLIGHTS: usize = 64;
+
+/// Reads that may turn out to be taken before one is found that is not: each is one that the mirror is behind on.
+const LOOKS: u32 = 8;
+
+/// Between attempts to read back what is not known to have happened.
+const READ_BACK: Schedule =
+    Schedule::new(std::time::Duration::from_millis(200), std::time::Duration::from_secs(5));
+
+/// Makes offers.
+#[derive(Clone, Debug)]
+pub(crate) struct Offers {
+    desk: Arc<Desk>,
+    flights: Arc<Semaphore>,
+}
+
+/// Who asks for work.
+#[derive(Clone, Debug)]
+struct Asking {
+    tenant: TenantId,
+    reader: ReaderId,
+    /// For the event.
+    actor: String,
+}
+
+/// An offer that is about to be committed. Whatever becomes of it, read and reader are free again when it is dropped.
+struct Reserved {
+    read: ReadReserved,
+    reader: ReaderReserved,
+}
+
+/// What an attempt came to.
+enum Attempt {
+    Made(v1::Read),
+    /// The read was not to be had; another may be.
+    Other(ReaderReserved),
+}
+
+impl Offers {
+    pub fn new(desk: Arc<Desk>) -> Self {
+        Self { desk, flights: Arc::new(Semaphore::new(FLIGHTS)) }
+    }
+
+    /// The reader's standing offer, else a new one; `None` where nothing waits for this reader.
+    ///
+    /// The work goes on where the caller does not wait for it, so that what is reserved is never let go of halfway.
+    pub async fn next(
+        &self,
+        tenant: TenantId,
+        reader: ReaderId,
+        actor: String,
+    ) -> Result<Option<v1::Read>, Error> {
+        let fence = self.desk.leadership.fence().ok_or(Error::NoLeader)?;
+        self.under(fence, tenant, reader, actor).await
+    }
+
+    /// As [`Offers::next`], for the leader that `fence` belongs to; one who was deposed is refused by the store.
+    pub async fn under(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        reader: ReaderId,
+        actor: String,
+    ) -> Result<Option<v1::Read>, Error> {
+        let flight = Arc::clone(&self.flights).try_acquire_owned().map_err(|_| Error::Busy)?;
+        let (answer, answered) = oneshot::channel();
+        let (offers, asking) = (self.clone(), Asking { tenant, reader, actor });
+        self.desk.tasks.background("offer", async move {
+            // A caller that is gone asks again and is given the standing offer.
+            drop(answer.send(offers.offer(&asking, &fence).await));
+            drop(flight);
+        });
+        // The task ends without an answer only where this process does.
+        answered.await.unwrap_or(Err(Error::NoLeader))
+    }
+
+    async fn offer(&self, asking: &Asking, fence: &Fence) -> Result<Option<v1::Read>, Error> {
+        let key = HoldingKey { tenant: asking.tenant.clone(), reader: asking.reader.clone() };
+        let mut reserved = self.desk.board.reserve_reader(key)?;
+        let accepting = self.accepting(asking).await?;
+        for _ in 0..LOOKS {
+            let hands = self.desk.hands(&asking.tenant, &asking.reader).await?;
+            let holding = hands.holding();
+            if holding.open.is_some() {
+                return Err(Error::READ_OPEN);
+            }
+            if let Some(offered) = holding.offered {
+                let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
+                match self.standing(asking, &hands, &key).await? {
+                    Some(read) => return Ok(Some(read)),
+                    None => continue,
+                }
+            }
+            let mut profile =
+                self.desk.view.profile(&asking.tenant, &asking.reader).ok_or(Error::NOT_REGISTERED)?;
+            profile.present = true;
+            profile.accepting = accepting;
+            // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
+            profile.holding = isocenter_assign::Holding::default();
+            let now = self.desk.now();
+            let read = self.desk.board.reserve_read(&self.desk.view, &asking.tenant, &profile, now);
+            let Some(read) = read else { return Ok(None) };
+            let pair = Reserved { read, reader: reserved };
+            match self.attempt(asking, fence, pair, &hands, &profile).await? {
+                Attempt::Made(read) => return Ok(Some(read)),
+                Attempt::Other(reader) => reserved = reader,
+            }
+        }
+        Err(TableError::Conflict.into())
+    }
+
+    /// Whether the reader wants offers; refused where the reader is not present.
+    async fn accepting(&self, asking: &Asking) -> Result<bool, Error> {
+        match self.desk.view.presence.now(&asking.tenant, &asking.reader).await? {
+            Some(sign) => Ok(sign.accepting),
+            None if self.desk.leadership.grants_grace() => Ok(true),
+            None => Err(Error::NOT_PRESENT),
+        }
+    }
+
+    /// The offer that the reader's hands name, where it still stands; else it is cleared away.
+    async fn standing(
+        &self,
+        asking: &Asking,
+        hands: &Hands,
+        key: &ReadKey,
+    ) -> Result<Option<v1::Read>, Error> {
+        let read = self.desk.tables.load::<Read>(key).await?;
+        let Some(read) = read.filter(|read| read.record.holder() == Some(&asking.reader)) else {
+            // The read went without its holder's hands being told, as by a restore: they must not stay bound to it.
+            let mut change = self.desk.tables.change(Cause::role("reader-assignment"));
+            let free = isocenter_domain::record::read::Holding { offered: None, ..hands.holding() };
+            hands.put(&mut change, &free, "freed", "");
+            change.commit().await?;
+            return Ok(None);
+        };
+        match &read.record.state {
+            ReadState::Offered { until, .. } if *until <= self.desk.now() => {
+                let cause = Cause::role("reader-assignment").because("the offer's time has passed");
+                self.desk.take_back(&read, ReadEvent::Lapsed, cause).await?;
+                Ok(None)
+            }
+            ReadState::Offered { .. } => {
+                let case = self.desk.case(key).await?;
+                Ok(Some(self.desk.show(&read, &case.key, &case.record)))
+            }
+            // Opened since the hands were loaded.
+            ReadState::Waiting | ReadState::Open { .. } | ReadState::Signed { .. } => Ok(None),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        asking: &Asking,
+        fence: &Fence,
+        pair: Reserved,
+        hands: &Hands,
+        profile: &isocenter_assign::ReaderProfile,
+    ) -> Result<Attempt, Error> {
+        let key = pair.read.key().clone();
+        let read = self.desk.tables.load::<Read>(&key).await?;
+        let case = self.desk.tables.load::<Case>(&crate::view::case_key(&key)).await?;
+        let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
+        let fits = read.record.state == ReadState::Waiting
+            && case.record.state == CaseState::Ready
+            && filter::eligible(&self.desk.item(&read, &case.record), profile).is_ok();
+        if !fits {
+            pair.read.not_before(read.mod_revision);
+            return Ok(Attempt::Other(pair.reader));
+        }
+        let span = telemetry::trace::joined(tracing::info_span!("offer read"), &read.head.trace);
+        let committed = self.commit(asking, fence, &read, &case, hands).instrument(span).await;
+        match committed {
+            Ok(offered) => {
+                pair.read.not_before(offered.mod_revision);
+                self.desk.meters.offered(self.desk.now().since(read.record.waiting_since));
+                Ok(Attempt::Made(self.desk.show(&offered, &case.key, &case.record)))
+            }
+            Err(Error::Table(TableError::Conflict)) => {
+                // Either a record moved, or another leads: then no attempt can succeed.
+                if self.desk.leadership.holds(fence).await? {
+                    Ok(Attempt::Other(pair.reader))
+                } else {
+                    Err(Error::NoLeader)
+                }
+            }
+            Err(e) if e.is_worth_rereading() => {
+                self.freeze(pair);
+                Err(e)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn commit(
+        &self,
+        asking: &Asking,
+        fence: &Fence,
+        read: &Stored<Read>,
+        case: &Stored<Case>,
+        hands: &Hands,
+    ) -> Result<Stored<Read>, Error> {
+        let cause = Cause::request(&random::uuid_v7().to_string(), &asking.actor);
+        let mut change = self.desk.tables.change(cause);
+        let until = change.now().plus(self.desk.config.offer.0);
+        let event = ReadEvent::Offered { reader: asking.reader.clone(), until };
+        self.desk.apply(&mut change, read, hands, event)?;
+        change.unchanged(case);
+        change.require(fence.compare());
+        let mod_revision = change.commit().await?;
+        let record = Read {
+            state: ReadState::Offered { reader: asking.reader.clone(), until },
+            ..read.record.clone()
+        };
+        Ok(Stored { record, mod_revision, ..read.clone() })
+    }
+
+    /// It is not known whether the offer was made: neither read nor reader is touched before the store has said so.
+    fn freeze(&self, pair: Reserved) {
+        let desk = Arc::clone(&self.desk);
+        let ended = desk.tasks.token();
+        self.desk.tasks.background("read back offer", async move {
+            for attempt in 1.. {
+                if let Ok(found) = desk.tables.load::<Read>(pair.read.key()).await {
+                    if let Some(read) = found {
+                        pair.read.not_before(read.mod_revision);
+                    }
+                    return;
+                }
+                tokio::select! {
+                    () = ended.cancelled() => return,
+                    () = tokio::time::sleep(random::jitter(READ_BACK.ceiling(attempt))) => {}
+                }
+            }
+        });
+    }
+}

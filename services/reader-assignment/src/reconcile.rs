@@ -1,0 +1,164 @@
+//! Each case's reads, brought to what they should be. Runs on every replica; where two do the same, one of them is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::stream::BoxStream;
+use isocenter_domain::{
+    Time,
+    id::ReadId,
+    key::{CaseKey, ReadKey},
+    record::{
+        case::Case,
+        read::{Read, ReadEvent},
+    },
+};
+use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
+use isocenter_runtime::telemetry;
+use isocenter_store::table::{Cause, Stored, owner_range};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    desk::Desk,
+    error::Error,
+    plan::{Action, Plan, Situation, plan},
+};
+
+/// How a role is named in events.
+pub(crate) const ACTOR: &str = "reader-assignment";
+
+/// The cases, from the mirrors.
+#[derive(Clone, Debug)]
+pub(crate) struct Cases(pub Arc<Desk>);
+
+#[async_trait::async_trait]
+impl KeySource for Cases {
+    type Key = CaseKey;
+
+    async fn list(&self) -> Result<Vec<CaseKey>, Failed> {
+        self.0.view.synced().await;
+        Ok(self.0.view.cases.all().iter().map(|case| case.key.clone()).collect())
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, CaseKey>, Failed> {
+        Ok(self.0.view.changes())
+    }
+}
+
+#[async_trait::async_trait]
+impl Reconciler for Cases {
+    type Key = CaseKey;
+
+    async fn reconcile(&self, key: &CaseKey) -> Result<Outcome, Failed> {
+        Ok(self.0.reconcile(key).await?)
+    }
+}
+
+impl Desk {
+    /// Brings the reads of a case to what they should be.
+    pub(crate) async fn reconcile(&self, key: &CaseKey) -> Result<Outcome, Error> {
+        // The mirrors say whether there is anything to do; where they are behind, their next change wakes the key.
+        let cached = self.planned_by_mirrors(key);
+        if cached.actions.is_empty() {
+            return Ok(cached.look_again.map_or(Outcome::Done, Outcome::At));
+        }
+        let Some(case) = self.tables.load::<Case>(key).await? else { return Ok(Outcome::Done) };
+        let id = key.case.as_str();
+        let range = owner_range::<ReadKey>(&key.tenant, id, &[id]);
+        let (reads, _) = self.tables.list::<Read>(&range).await?;
+        let reads: BTreeMap<u32, Stored<Read>> = reads.into_iter().map(|r| (r.key.read.n, r)).collect();
+        let studies = self.studies(&key.tenant, &case.record).await?;
+        let situation = Situation {
+            case: &case.record,
+            reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
+            studies: studies.iter().map(|s| (s.key.study.clone(), &s.record)).collect(),
+        };
+        let decided = plan(&situation, self.now(), |reader| self.counts_as_present(key, reader));
+        let span = telemetry::trace::joined(tracing::info_span!("assign reads"), &case.head.trace);
+        for action in &decided.actions {
+            self.act(key, &case, &reads, action).instrument(span.clone()).await?;
+        }
+        Ok(decided.look_again.map_or(Outcome::Done, Outcome::At))
+    }
+
+    fn planned_by_mirrors(&self, key: &CaseKey) -> Plan {
+        let Some(case) = self.view.cases.get(key) else { return Plan::default() };
+        let reads = self.view.reads_of(key);
+        let studies = self.view.studies_of(&key.tenant, &case.record);
+        let situation = Situation {
+            case: &case.record,
+            reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
+            studies: studies.iter().map(|(uid, study)| (uid.clone(), &study.record)).collect(),
+        };
+        plan(&situation, self.now(), |reader| self.counts_as_present(key, reader))
+    }
+
+    /// Only a leader that has led for a while takes a missing sign of life for absence; the others leave offers to it and
+    /// to their own time.
+    fn counts_as_present(&self, key: &CaseKey, reader: &isocenter_domain::id::ReaderId) -> bool {
+        !self.leadership.may_miss() || self.view.presence.of(&key.tenant, reader).is_some()
+    }
+
+    async fn act(
+        &self,
+        key: &CaseKey,
+        case: &Stored<Case>,
+        reads: &BTreeMap<u32, Stored<Read>>,
+        action: &Action,
+    ) -> Result<(), Error> {
+        match action {
+            Action::Create { n, kind, since } => {
+                let mut change = self.tables.change(Cause::role(ACTOR));
+                let id = ReadId { case: key.case.clone(), n: *n };
+                let read_key = ReadKey { tenant: key.tenant.clone(), read: id };
+                self.create(&mut change, case, &read_key, &Read::waiting(*kind, *since));
+                change.unchanged(case);
+                change.commit().await?;
+            }
+            Action::Lapse { n, why } => {
+                if let Some(read) = reads.get(n) {
+                    self.take_back(read, ReadEvent::Lapsed, Cause::role(ACTOR).because(*why)).await?;
+                    self.meters.lapsed();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the queue in memory as the mirrors are, until `ended`.
+    pub(crate) async fn follow(self: Arc<Self>, ended: CancellationToken) {
+        use futures::StreamExt as _;
+        loop {
+            // First the changes, then everything: what changes between the two is in the changes.
+            let mut changes = self.view.changes();
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = self.view.synced() => {}
+            }
+            self.board.refresh_all(&self.view);
+            loop {
+                let changed = tokio::select! {
+                    () = ended.cancelled() => return,
+                    changed = changes.next() => changed,
+                };
+                let Some(key) = changed else { break };
+                self.board.refresh(&self.view, &key);
+            }
+            // The mirrors of a process that stops end at once, again and again.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Open reads that have been so for longer than their class allows.
+    pub(crate) fn stuck(&self, now: Time) -> usize {
+        let reads = self.view.reads.all();
+        reads.iter().filter(|read| self.is_stuck(read, now)).count()
+    }
+
+    fn is_stuck(&self, read: &Stored<Read>, now: Time) -> bool {
+        use isocenter_domain::record::read::ReadState;
+        let ReadState::Open { since, .. } = &read.record.state else { return false };
+        let case = self.view.cases.get(&crate::view::case_key(&read.key));
+        case.is_some_and(|case| now.since(*since) > case.record.orphan_after)
+    }
+}

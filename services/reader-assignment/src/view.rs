@@ -1,0 +1,177 @@
+//! What the mirrors know: caches that may be a moment old. Nothing is written on their word alone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt as _, stream, stream::BoxStream};
+use isocenter_assign::{Holding as Held, Item, ReaderProfile};
+use isocenter_domain::{
+    id::{ReaderId, StudyUid, TenantId},
+    key::{
+        AiTaskKey, CaseKey, HoldingKey, PlanKey, ReadKey, RecordKey as _, RegistryItem, RegistryKey, StudyKey,
+    },
+    record::{
+        ai_task::AiTask,
+        case::Case,
+        plan::Plan,
+        read::{Holding, Read},
+        registry::{Entry, Reader},
+        study::Study,
+    },
+};
+use isocenter_store::table::{Mirror, Mirrors, Stored, owner_range};
+
+use crate::{plan::item, presence::Presence};
+
+/// The mirrors that this role reads.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub studies: Mirror<Study>,
+    pub plans: Mirror<Plan>,
+    pub cases: Mirror<Case>,
+    pub ai: Mirror<AiTask>,
+    pub reads: Mirror<Read>,
+    pub holdings: Mirror<Holding>,
+    pub registry: Mirror<Entry>,
+    pub presence: Presence,
+}
+
+impl View {
+    pub fn new(mirrors: &Mirrors, presence: Presence) -> Self {
+        Self {
+            studies: mirrors.of(),
+            plans: mirrors.of(),
+            cases: mirrors.of(),
+            ai: mirrors.of(),
+            reads: mirrors.of(),
+            holdings: mirrors.of(),
+            registry: mirrors.of(),
+            presence,
+        }
+    }
+
+    /// Waits until every mirror has its first list.
+    pub async fn synced(&self) {
+        self.studies.synced().await;
+        self.plans.synced().await;
+        self.cases.synced().await;
+        self.ai.synced().await;
+        self.reads.synced().await;
+        self.holdings.synced().await;
+        self.registry.synced().await;
+        self.presence.synced().await;
+    }
+
+    /// The case that a study belongs to.
+    fn case_of(&self, tenant: &TenantId, study: &StudyUid) -> Option<CaseKey> {
+        let plan = self.plans.get(&PlanKey { tenant: tenant.clone(), study: study.clone() })?;
+        plan.record.case().map(|case| CaseKey { tenant: tenant.clone(), case: case.clone() })
+    }
+
+    /// The reads of a case, by number.
+    pub fn reads_of(&self, case: &CaseKey) -> BTreeMap<u32, Arc<Stored<Read>>> {
+        let id = case.case.as_str();
+        let reads = self.reads.of(&owner_range::<ReadKey>(&case.tenant, id, &[id]));
+        reads.into_iter().map(|read| (read.key.read.n, read)).collect()
+    }
+
+    /// The member studies of a case, those that exist.
+    pub fn studies_of(&self, tenant: &TenantId, case: &Case) -> BTreeMap<StudyUid, Arc<Stored<Study>>> {
+        let found = case.members.iter().filter_map(|uid| {
+            let key = StudyKey { tenant: tenant.clone(), study: uid.clone() };
+            self.studies.get(&key).map(|study| (uid.clone(), study))
+        });
+        found.collect()
+    }
+
+    /// The highest probability that an answer in time gave for a member study at its present revision. None: no answer.
+    pub fn probability(&self, tenant: &TenantId, case: &Case) -> Option<f64> {
+        let studies = self.studies_of(tenant, case);
+        let tasks = studies.iter().flat_map(|(uid, study)| {
+            let tasks = self.ai.of(&owner_range::<AiTaskKey>(tenant, uid.as_str(), &[uid.as_str()]));
+            tasks.into_iter().filter(|task| task.key.revision == study.record.revision).collect::<Vec<_>>()
+        });
+        tasks.filter_map(|task| task.record.probability()).reduce(f64::max)
+    }
+
+    /// The read as the queue sees it.
+    pub fn item(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
+        item::item(&key.read, read, case, self.probability(&key.tenant, case))
+    }
+
+    /// A reader's profile with presence and hands as the mirrors have them; `None` where the registry has none.
+    pub fn profile(&self, tenant: &TenantId, reader: &ReaderId) -> Option<ReaderProfile> {
+        let entry = self.registry.get(&reader_key(tenant, reader))?;
+        let Entry::Reader(registered) = &entry.record else { return None };
+        Some(self.filled(tenant, reader, registered))
+    }
+
+    /// The profiles of every registered reader of a tenant.
+    pub fn profiles(&self, tenant: &TenantId) -> Vec<ReaderProfile> {
+        let entries = self.registry.all();
+        let of_tenant = entries.iter().filter(|entry| entry.key.tenant == *tenant);
+        let profiles = of_tenant.filter_map(|entry| match (&entry.key.item, &entry.record) {
+            (RegistryItem::Reader(id), Entry::Reader(registered)) => {
+                Some(self.filled(tenant, id, registered))
+            }
+            (_, _) => None,
+        });
+        profiles.collect()
+    }
+
+    fn filled(&self, tenant: &TenantId, reader: &ReaderId, registered: &Reader) -> ReaderProfile {
+        let sign = self.presence.of(tenant, reader);
+        let holding = self.holdings.get(&HoldingKey { tenant: tenant.clone(), reader: reader.clone() });
+        let holding = holding.map(|h| h.record.clone()).unwrap_or_default();
+        ReaderProfile {
+            present: sign.is_some(),
+            accepting: sign.is_some_and(|sign| sign.accepting),
+            holding: Held {
+                offered: u32::from(holding.offered.is_some()),
+                open: u32::from(holding.open.is_some()),
+                suspended: 0,
+            },
+            ..item::profile(reader, registered)
+        }
+    }
+
+    /// The cases that something changed about, from now on: the case, a study, a read, an AI answer, the presence of a
+    /// reader who has an offer. Ends when changes may have been missed.
+    pub fn changes(&self) -> BoxStream<'static, CaseKey> {
+        let (ours, theirs, present) = (self.clone(), self.clone(), self.clone());
+        let studies = self.studies.changes();
+        let studies =
+            studies.filter_map(move |key| std::future::ready(ours.case_of(&key.tenant, &key.study)));
+        let ai = self.ai.changes();
+        let ai = ai.filter_map(move |key| std::future::ready(theirs.case_of(&key.tenant, &key.study)));
+        let reads = self.reads.changes().map(|key| CaseKey { tenant: key.tenant, case: key.read.case });
+        let readers = self.presence.changes();
+        let readers = readers.filter_map(move |key| std::future::ready(present.offered_to(&key)));
+        let all =
+            [self.cases.changes(), studies.boxed(), ai.boxed(), reads.boxed(), readers.boxed()].map(ending);
+        // One that ends may have missed something, so that all of them end.
+        stream::select_all(all)
+            .take_while(|key| std::future::ready(key.is_some()))
+            .filter_map(std::future::ready)
+            .boxed()
+    }
+
+    fn offered_to(&self, reader: &HoldingKey) -> Option<CaseKey> {
+        let offered = self.holdings.get(reader)?.record.offered.clone()?;
+        Some(CaseKey { tenant: reader.tenant.clone(), case: offered.case })
+    }
+}
+
+/// The same stream, saying where it ends.
+fn ending(keys: BoxStream<'static, CaseKey>) -> BoxStream<'static, Option<CaseKey>> {
+    keys.map(Some).chain(stream::once(std::future::ready(None))).boxed()
+}
+
+/// The registry's key of a reader.
+pub(crate) fn reader_key(tenant: &TenantId, reader: &ReaderId) -> RegistryKey {
+    RegistryKey { tenant: tenant.clone(), item: RegistryItem::Reader(reader.clone()) }
+}
+
+/// The case that a read is about.
+pub(crate) fn case_key(read: &ReadKey) -> CaseKey {
+    CaseKey { tenant: read.tenant().clone(), case: read.read.case.clone() }
+}
