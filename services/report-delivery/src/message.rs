@@ -1,0 +1,113 @@
+//! A report version as the message that carries it.
+
+use isocenter_domain::{
+    Phi,
+    document::{Manifest, ReportBody},
+    key::{DeliveryKey, ReportKey},
+    record::{
+        delivery::Delivery,
+        registry::Destination,
+        report::{Report, ReportKind},
+    },
+};
+use isocenter_hl7::{
+    Oru,
+    message::{
+        Coded, Endpoint, Hd, Interpreter, Patient, PatientIdentifier, PersonName, ReportStatus, Sex,
+        TextStyle,
+    },
+};
+
+/// MSH-3. Receivers know a message by it and by MSH-10, so it never changes.
+const APPLICATION: &str = "ISOCENTER";
+
+/// What a message is made of.
+pub(crate) struct Parts<'a> {
+    pub key: &'a DeliveryKey,
+    pub delivery: &'a Delivery,
+    pub report: &'a Report,
+    pub body: &'a ReportBody,
+    /// Of the first study that the report names, at the revision that it names.
+    pub manifest: &'a Manifest,
+    pub to: &'a Destination,
+}
+
+impl Parts<'_> {
+    /// The message: byte for byte the same each time, so that a receiver that compares sees a repeat.
+    pub fn oru(&self) -> Oru {
+        let images = &self.manifest.images;
+        let ReportKey { tenant, read, .. } = &self.key.report;
+        let accession = images.accession.reveal().trim();
+        let filler = if accession.is_empty() { read.case.to_string() } else { accession.to_owned() };
+        Oru {
+            sender: endpoint(APPLICATION, tenant.as_str()),
+            receiver: endpoint(&self.to.application, &self.to.facility),
+            written_at: self.report.signed_at,
+            control_id: self.delivery.message_id.clone(),
+            utc_offset_minutes: 0,
+            patient: self.patient(),
+            visit: None,
+            placer_order_number: None,
+            filler_order_number: Phi::new(filler),
+            service: self.service(),
+            // DICOM's study time names no zone.
+            observed_at: None,
+            reported_at: self.report.signed_at,
+            status: match self.report.kind {
+                ReportKind::Final => ReportStatus::Final,
+                ReportKind::Correction => ReportStatus::Correction,
+            },
+            interpreter: Interpreter { id: self.report.author.to_string(), ..Interpreter::default() },
+            studies: self.report.studies.iter().map(|s| s.study.clone()).collect(),
+            findings: self.body.findings.clone(),
+            impression: self.body.impression.clone(),
+            text_style: TextStyle::Lines,
+        }
+    }
+
+    fn patient(&self) -> Patient {
+        let patient = &self.manifest.images.patient;
+        let id = patient.id.reveal().trim();
+        let identifier = if id.is_empty() {
+            // PID-3 is required. Images without a patient id are reported all the same, under the case's own number
+            // and a type (table 0203) that says that it is not the patient's.
+            PatientIdentifier {
+                value: Phi::new(self.key.report.read.case.to_string()),
+                authority: Hd::local(APPLICATION),
+                type_code: "U".to_owned(),
+            }
+        } else {
+            PatientIdentifier {
+                value: Phi::new(id.to_owned()),
+                authority: Hd::local(&patient.authority),
+                type_code: "PI".to_owned(),
+            }
+        };
+        Patient {
+            identifiers: vec![identifier],
+            name: Phi::new(PersonName::from_dicom(patient.name.reveal())),
+            birth_date: patient.birth_date.clone(),
+            sex: Phi::new(Sex::from_dicom(patient.sex.reveal())),
+        }
+    }
+
+    /// OBR-4: the procedure as the images name it, else their modalities.
+    fn service(&self) -> Coded {
+        let images = &self.manifest.images;
+        let code = images.procedure_code.trim().to_owned();
+        let mut text = images.description.reveal().trim().to_owned();
+        if text.is_empty() {
+            text = images.facts(None, None).modalities.join(" ");
+        }
+        if text.is_empty() && code.is_empty() {
+            "Imaging study".clone_into(&mut text);
+        }
+        // Table 0396: a local code.
+        let system = if code.is_empty() { "" } else { "L" };
+        Coded { code, text, system: system.to_owned() }
+    }
+}
+
+fn endpoint(application: &str, facility: &str) -> Endpoint {
+    Endpoint { application: Hd::local(application), facility: Hd::local(facility) }
+}

@@ -1,0 +1,90 @@
+//! What is counted, under `isocenter_report_delivery_…`.
+
+use std::collections::BTreeMap;
+
+use isocenter_domain::{
+    Time,
+    record::delivery::{Delivery, DeliveryState},
+};
+use isocenter_reconcile::Hooks;
+use isocenter_runtime::metrics::{
+    HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics as Registry,
+};
+
+use crate::{Config, plan};
+
+/// The states whose number and age are shown; what is accepted is history.
+const SHOWN: [&str; 4] = ["pending", "sent", "retrying", "dead-letter"];
+
+/// The metrics of this role.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Attempts, by how each ended.
+    pub outcomes: IntCounterVec,
+    /// From the claim to the answer or its absence, by how the attempt ended.
+    pub answers: HistogramVec,
+    /// Deliveries made for signed reports.
+    pub made: IntCounter,
+    depth: IntGaugeVec,
+    oldest: IntGaugeVec,
+    overdue: IntGauge,
+    /// Those of the runners.
+    pub hooks: Hooks,
+}
+
+impl Metrics {
+    pub fn new(registry: &Registry) -> Self {
+        let scope = registry.scoped("report_delivery");
+        let state = &["state"];
+        Self {
+            outcomes: scope.counter_vec(
+                "attempts_total",
+                "Attempts by outcome: accepted, retry, dead-letter, lapsed, overtaken.",
+                &["outcome"],
+            ),
+            answers: scope.histogram_vec(
+                "ack_seconds",
+                "From the claim to the answer, or to giving up on one.",
+                &["outcome"],
+            ),
+            made: scope.counter("made_total", "Deliveries made for signed reports."),
+            depth: scope.gauge_vec("deliveries", "Deliveries that are not accepted yet, by state.", state),
+            oldest: scope.gauge_vec(
+                "oldest_seconds",
+                "How long the oldest delivery of a state has existed.",
+                state,
+            ),
+            overdue: scope.gauge(
+                "overdue",
+                "Deliveries not accepted after page_after, dead letters included: somebody has to look.",
+            ),
+            hooks: Hooks::new(&scope),
+        }
+    }
+
+    /// Sets the gauges to what `deliveries` are now.
+    pub fn observe<'a>(&self, deliveries: impl Iterator<Item = &'a Delivery>, config: &Config, now: Time) {
+        let mut states: BTreeMap<&str, (i64, u64)> = SHOWN.map(|state| (state, (0, 0))).into();
+        let mut overdue = 0;
+        for delivery in deliveries.filter(|d| !d.settled()) {
+            let (count, oldest) = states.entry(delivery.state.name()).or_default();
+            *count += 1;
+            *oldest = (*oldest).max(now.since(delivery.since).as_secs());
+            overdue += i64::from(plan::overdue(delivery, config.page_after.0, now));
+        }
+        for (state, (count, oldest)) in states {
+            self.depth.with_label_values(&[state]).set(count);
+            self.oldest.with_label_values(&[state]).set(i64::try_from(oldest).unwrap_or(i64::MAX));
+        }
+        self.overdue.set(overdue);
+    }
+
+    /// The outcome of an attempt as a label.
+    pub const fn outcome(after: &DeliveryState) -> &'static str {
+        match after {
+            DeliveryState::ApplicationAccepted { .. } => "accepted",
+            DeliveryState::DeadLetter { .. } => "dead-letter",
+            DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::Retrying { .. } => "retry",
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What is to be delivered, and what may be sent next. Pure: no clock, no store, no network.
+//!
+//! The order of a lane: reports of one case in the order of reads and versions, so that a correction never leaves before
+//! what it corrects whatever the clocks of the signing nodes said; reports of different cases by the time of signing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use isocenter_domain::{
+    Time,
+    id::DestinationId,
+    key::{self, DeliveryKey, LaneKey, ReportKey},
+    record::{
+        case::Case,
+        delivery::{Delivery, DeliveryEvent, DeliveryState, Lane},
+        report::Report,
+    },
+};
+use isocenter_runtime::retry::Schedule;
+
+/// What to do about a lane now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until something changes: the lane is empty, or a dead letter holds it.
+    Idle,
+    /// Nothing before this time.
+    WaitUntil(Time),
+    /// Claim this delivery and send it.
+    Send(DeliveryKey),
+    /// Whoever claimed this delivery said nothing in time.
+    Lapse(DeliveryKey),
+    /// Give this delivery up.
+    DeadLetter(DeliveryKey, String),
+    /// The lane names what is not on its way: free it.
+    Free,
+}
+
+/// How an attempt ended, as far as the plan is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The receiver's application has it.
+    Accepted,
+    /// Sending it again as it is will not help.
+    Refused(String),
+    /// It may be accepted later. The text is free of patient identity.
+    NotNow(String),
+}
+
+/// The deliveries that `case` owes for its `reports` and that do not exist, oldest report first.
+#[must_use]
+pub fn missing<'a>(
+    case: &Case,
+    reports: impl IntoIterator<Item = &'a ReportKey>,
+    existing: &BTreeSet<DeliveryKey>,
+) -> Vec<DeliveryKey> {
+    let destinations: BTreeSet<&DestinationId> = case.destinations.iter().collect();
+    // The order of keys within a case is that of reads and versions.
+    let reports: BTreeSet<&ReportKey> = reports.into_iter().collect();
+    let owed = reports.into_iter().flat_map(|report| {
+        destinations
+            .iter()
+            .map(|&to| DeliveryKey { report: report.clone(), destination: to.clone() })
+            .collect::<Vec<_>>()
+    });
+    owed.filter(|delivery| !existing.contains(delivery)).collect()
+}
+
+/// The delivery of a report to a destination, as it is made.
+#[must_use]
+pub fn pending(key: &DeliveryKey, report: &Report, case: &Case, now: Time) -> Delivery {
+    Delivery {
+        state: DeliveryState::Pending,
+        message_id: isocenter_hl7::message_id(key::text(&key.report).as_bytes(), &key.destination),
+        kind: report.kind,
+        accession: case.accession,
+        signed_at: report.signed_at,
+        attempts: 0,
+        since: now,
+    }
+}
+
+/// The lane of a delivery.
+#[must_use]
+pub fn lane_of(key: &DeliveryKey, delivery: &Delivery) -> LaneKey {
+    LaneKey {
+        tenant: key.report.tenant.clone(),
+        destination: key.destination.clone(),
+        accession: delivery.accession,
+    }
+}
+
+/// What to do about a lane whose deliveries, settled or not, are `deliveries`.
+#[must_use]
+pub fn next(
+    deliveries: &[(&DeliveryKey, &Delivery)],
+    lane: Option<&Lane>,
+    schedule: &Schedule,
+    now: Time,
+) -> Next {
+    let in_flight = lane.and_then(|lane| lane.in_flight.as_ref());
+    let sent = deliveries.iter().find_map(|(key, delivery)| match delivery.state {
+        DeliveryState::Sent { until } => Some((*key, until)),
+        _ => None,
+    });
+    match (in_flight, sent) {
+        (_, Some((key, until))) => {
+            if now >= until {
+                Next::Lapse(key.clone())
+            } else {
+                Next::WaitUntil(until)
+            }
+        }
+        // Claim and lane change together; only a store put together again from the journal can look like this.
+        (Some(_), None) => Next::Free,
+        (None, None) => first_unsettled(deliveries)
+            .map_or(Next::Idle, |(key, delivery)| next_of(key, delivery, schedule, now)),
+    }
+}
+
+fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Time) -> Next {
+    match &delivery.state {
+        DeliveryState::Pending => Next::Send(key.clone()),
+        DeliveryState::Retrying { error, .. } if schedule.gives_up(delivery.since, now) => {
+            Next::DeadLetter(key.clone(), given_up(delivery.attempts, error))
+        }
+        DeliveryState::Retrying { next, .. } if *next > now => Next::WaitUntil(*next),
+        DeliveryState::Retrying { .. } => Next::Send(key.clone()),
+        DeliveryState::DeadLetter { .. }
+        | DeliveryState::Sent { .. }
+        | DeliveryState::ApplicationAccepted { .. } => Next::Idle,
+    }
+}
+
+/// The delivery whose turn it is.
+fn first_unsettled<'a>(
+    deliveries: &[(&'a DeliveryKey, &'a Delivery)],
+) -> Option<(&'a DeliveryKey, &'a Delivery)> {
+    let by_key: BTreeMap<&DeliveryKey, &Delivery> = deliveries.iter().copied().collect();
+    let mut latest = BTreeMap::new();
+    // Within a case no report counts as signed before an earlier one of it.
+    let placed = by_key.into_iter().map(|(key, delivery)| {
+        let at = latest.entry(&key.report.read.case).or_insert(delivery.signed_at);
+        *at = delivery.signed_at.max(*at);
+        ((*at, key.report.read.n, key.report.version, key), (key, delivery))
+    });
+    placed.filter(|(_, (_, d))| !d.settled()).min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, head)| head)
+}
+
+/// What happens to a delivery in state Sent whose attempt ended like this.
+#[must_use]
+pub fn after(delivery: &Delivery, ended: Ended, schedule: &Schedule, now: Time) -> DeliveryEvent {
+    match ended {
+        Ended::Accepted => DeliveryEvent::Accepted,
+        Ended::Refused(reason) => DeliveryEvent::Refused { reason },
+        Ended::NotNow(error) if schedule.gives_up(delivery.since, now) => {
+            DeliveryEvent::Refused { reason: given_up(delivery.attempts, &error) }
+        }
+        Ended::NotNow(error) => {
+            DeliveryEvent::NotAccepted { retry_at: schedule.next(delivery.attempts, now), error }
+        }
+    }
+}
+
+/// Whether somebody should be told that this delivery is still not accepted.
+#[must_use]
+pub fn overdue(delivery: &Delivery, page_after: Duration, now: Time) -> bool {
+    !delivery.settled() && now.since(delivery.since) >= page_after
+}
+
+fn given_up(attempts: u32, error: &str) -> String {
+    format!("given up after {attempts} attempts; the last: {error}")
+}
+
+#[cfg(test)]
+mod tests;
