@@ -1,1 +1,249 @@
-//! ingestion.
+//! Ingestion: makes every instance durable before it answers, assembles studies, and states when each is complete and on
+//! what evidence.
+//!
+//! An instance's way: [`spool`] (durable, acknowledged) → blobs, by the mover → this node's segment → its intake record.
+//! A study is complete when all nodes' intakes say so; then their segments are merged into the next revision's manifest.
+//!
+//! ```text
+//! scp ──► spool ──► ledger ──► mover ──► blobs, intake record
+//!                                             │ watch
+//!                                             ▼
+//!                                     reconcile: manifest, study record
+//! ```
+
+mod config;
+mod error;
+mod intake;
+mod ledger;
+mod metrics;
+mod mover;
+mod plan;
+mod reconcile;
+mod rpc;
+mod scp;
+mod sites;
+pub mod spool;
+mod stages;
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use isocenter_blobs::Blobs;
+use isocenter_dimse::scp::Listener;
+use isocenter_domain::{id::NodeId, key::StudyKey, record::intake::Intake};
+use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
+use isocenter_runtime::{fs::Fs, metrics::Metrics, retry::Schedule, secret::Secret, task::Tasks};
+use isocenter_store::table::{Mirrors, Tables};
+use isocenter_wire::v1::ingestion_server::IngestionServer;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::{
+    config::{Assembly, Config, Dicom},
+    error::Error,
+};
+use crate::{
+    intake::Intakes,
+    ledger::Ledger,
+    metrics::Meters,
+    mover::{Mover, blocking},
+    reconcile::{Completer, Source},
+    scp::{Receiver, Shared},
+    spool::Spool,
+};
+
+/// How long a drain waits, after the last association, for what is pending to reach blobs. What does not is in the spool.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How often a drain looks whether everything is settled.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often the gauges of stages are made fresh.
+const STAGES: Duration = Duration::from_secs(5);
+
+/// What ingestion is given.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The records, and with them the clock.
+    pub tables: Tables,
+    /// Their caches.
+    pub mirrors: Mirrors,
+    /// Where instances, segments and manifests go.
+    pub blobs: Blobs,
+    /// The file system of the spool. It must be the machine's own where instances are to reach blobs.
+    pub fs: Arc<dyn Fs>,
+    /// Where metrics are registered.
+    pub metrics: Metrics,
+    /// What runs here, and when it ends.
+    pub tasks: Tasks,
+    /// The network's secret: makes the references to patients and accessions.
+    pub secret: Secret,
+}
+
+/// One ingestion node.
+#[derive(Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+    mover: Arc<Mover>,
+    completer: Completer,
+    hooks: Hooks,
+    listener: isocenter_dimse::scp::Config,
+    bound: Option<Listener>,
+    deps: Deps,
+}
+
+impl Service {
+    /// Makes the node of the spool in `config`. Opens that folder, which blocks for a moment; nothing else is touched.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::Spool`].
+    pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
+        let meters = Meters::new(&deps.metrics);
+        let hooks = Hooks::new(&deps.metrics.scoped(intake::ROLE));
+        let called = config.dicom.called()?;
+        let listener = config.dicom.listener(config.drain)?;
+        let spool = Spool::open(Arc::clone(&deps.fs), &config.spool, config.dicom.min_free.0)?;
+        let intakes = Intakes {
+            tables: deps.tables.clone(),
+            blobs: deps.blobs.clone(),
+            ledger: Ledger::new(meters.clone()),
+            node: spool.node().clone(),
+        };
+        let shared = Arc::new(Shared {
+            spool: spool.clone(),
+            intakes: intakes.clone(),
+            mirrors: deps.mirrors.clone(),
+            queue: Queue::new(Arc::clone(deps.tables.clock())),
+            meters: meters.clone(),
+            called,
+        });
+        let mover = Arc::new(Mover { spool, intakes, mirrors: deps.mirrors.clone(), meters: meters.clone() });
+        let completer = Completer {
+            tables: deps.tables.clone(),
+            mirrors: deps.mirrors.clone(),
+            blobs: deps.blobs.clone(),
+            secret: deps.secret.clone(),
+            assembly: config.study,
+            meters,
+            compared: Mutex::new(HashMap::new()),
+        };
+        Ok(Self { shared, mover, completer, hooks, listener, bound: None, deps })
+    }
+
+    /// This node's id, the same as long as its spool lives.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        self.shared.spool.node()
+    }
+
+    /// Binds the DICOM listener and answers its address, with the port the system chose. Connections wait until
+    /// [`Service::run`]. Where this is not called, `run` binds.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub async fn bind(&mut self) -> Result<SocketAddr, Error> {
+        let address = self.listener.bind;
+        let failed = |source| Error::Listen { address, source };
+        let bound = match self.bound.take() {
+            Some(bound) => bound,
+            None => Listener::bind(self.listener.clone()).await.map_err(failed)?,
+        };
+        let address = bound.local_addr().map_err(failed)?;
+        self.bound = Some(bound);
+        Ok(address)
+    }
+
+    /// Adds the service `isocenter.v1.Ingestion`.
+    pub fn routes(&self, routes: &mut tonic::service::RoutesBuilder) {
+        let Deps { mirrors, tasks, .. } = &self.deps;
+        routes.add_service(IngestionServer::new(rpc::Studies::new(mirrors.clone(), tasks.token())));
+    }
+
+    /// Receives, moves and completes until the tasks' token is cancelled; then lets running associations end, within the
+    /// drain's bound, and what they brought reach blobs, as far as that takes seconds.
+    ///
+    /// # Errors
+    /// [`Error::Listen`], and [`Error::Spool`] where what an earlier process left cannot be listed.
+    pub async fn run(mut self) -> Result<(), Error> {
+        self.bind().await?;
+        self.recover().await?;
+        let Self { shared, mover, completer, hooks, bound, deps, .. } = self;
+        let Deps { tasks, tables, mirrors, .. } = deps;
+        let clock = Arc::clone(tables.clock());
+        let drain = tasks.token();
+        // The mover goes on while the listener drains.
+        let moving = CancellationToken::new();
+        let options = Options { retry: MOVE_RETRY, ..Options::new("mover") };
+        let run = Runner::new(options, hooks.clone()).run(shared.queue.clone(), mover, moving.clone());
+        tasks.background("mover", run);
+        let reset = reset_intakes(Arc::clone(&shared), mirrors.clone());
+        tasks.background("intake reset", until(drain.clone(), reset));
+        let queue = Queue::new(Arc::clone(&clock));
+        let feed = Feed::new("studies").run(Arc::new(Source(mirrors.clone())), queue.clone(), drain.clone());
+        tasks.background("studies feed", feed);
+        let stages = stages::watch(mirrors, clock, shared.meters.clone(), STAGES);
+        tasks.background("stages", until(drain.clone(), stages));
+        let completing = Runner::new(Options::new("completer"), hooks);
+        tasks.background("completer", completing.run(queue, reconcile::shared(completer), drain.clone()));
+
+        if let Some(listener) = bound {
+            listener.run(Arc::new(Receiver(Arc::clone(&shared))), drain).await;
+        }
+        settle(&shared).await;
+        moving.cancel();
+        Ok(())
+    }
+
+    /// Takes account of what an earlier process left in the spool.
+    async fn recover(&self) -> Result<(), Error> {
+        let spool = self.shared.spool.clone();
+        let found = blocking(move || spool.recover()).await??;
+        if !found.is_empty() {
+            tracing::info!(instances = found.len(), "the spool holds instances of an earlier run");
+        }
+        let now = self.deps.tables.clock().now();
+        for ready in found {
+            let study = ready.study.clone();
+            self.shared.intakes.ledger.recovered(ready, now);
+            self.shared.queue.wake(study);
+        }
+        Ok(())
+    }
+}
+
+/// When a study is tried again that could not be moved: the store or blobs may be away for long, and are back at once.
+const MOVE_RETRY: Schedule = Schedule::new(Duration::from_millis(250), Duration::from_secs(10));
+
+async fn until(ended: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = ended.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Writes anew the intake records of an earlier process of this node, whose associations are gone with it.
+async fn reset_intakes(shared: Arc<Shared>, mirrors: Mirrors) {
+    let intakes = mirrors.of::<Intake>();
+    intakes.synced().await;
+    for stored in intakes.all() {
+        if stored.key.node == *shared.spool.node() && !stored.record.settled() {
+            let study = StudyKey { tenant: stored.key.tenant.clone(), study: stored.key.study.clone() };
+            shared.intakes.ledger.touch(&study);
+            shared.queue.wake(study);
+        }
+    }
+}
+
+/// After the last association: waits until nothing is pending, within a bound.
+async fn settle(shared: &Shared) {
+    for study in shared.intakes.ledger.studies() {
+        shared.queue.wake(study);
+    }
+    let settled = async {
+        while !shared.intakes.ledger.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(SETTLE, settled).await.is_err() {
+        tracing::info!("instances stay in the spool for the next start");
+    }
+}

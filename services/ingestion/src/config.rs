@@ -1,0 +1,124 @@
+//! What an ingestion node is told: plain data, as the configuration file has it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use isocenter_domain::id::AeTitle;
+use isocenter_runtime::config::{Period, Size};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// An ingestion node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder of instances that are acknowledged and not yet in blobs: this node's own, on a disk that survives its
+    /// restart. Where it lies on the file system of blobs, moving an instance there is a link and not a copy.
+    pub spool: PathBuf,
+    /// The DICOM listener.
+    pub dicom: Dicom,
+    /// When a study is whole, where its site's entry does not say.
+    pub study: Assembly,
+    /// How long running associations may go on once the process drains; then they are aborted.
+    pub drain: Period,
+}
+
+/// The DICOM listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dicom {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The AE title that peers call; `*`: any.
+    pub ae_title: String,
+    /// The longest PDU accepted.
+    pub max_pdu: Size,
+    /// Associations at once.
+    pub max_associations: usize,
+    /// From connection to association.
+    pub artim: Period,
+    /// The longest silence within an association.
+    pub idle: Period,
+    /// Free space on the spool's disk below which instances are refused (A700); `0B`: not looked at.
+    pub min_free: Size,
+}
+
+/// When a study is whole.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Assembly {
+    /// How long no image may have arrived, and no association that carries the study been open.
+    pub quiet_period: Period,
+    /// The bound on assembly, from the first image on: then the study is complete with what is there.
+    pub max_assembly: Period,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            spool: PathBuf::from("/var/lib/isocenter/spool"),
+            dicom: Dicom::default(),
+            study: Assembly::default(),
+            drain: Period(Duration::from_secs(25)),
+        }
+    }
+}
+
+impl Default for Dicom {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 11112)),
+            ae_title: "ISOCENTER".to_owned(),
+            max_pdu: Size(128 << 10),
+            max_associations: 512,
+            artim: Period(Duration::from_secs(30)),
+            idle: Period(Duration::from_secs(60)),
+            min_free: Size(5 << 30),
+        }
+    }
+}
+
+impl Default for Assembly {
+    fn default() -> Self {
+        Self {
+            quiet_period: Period(Duration::from_secs(10)),
+            max_assembly: Period(Duration::from_secs(30 * 60)),
+        }
+    }
+}
+
+impl Dicom {
+    /// The AE title to be called by; `None`: any.
+    pub(crate) fn called(&self) -> Result<Option<AeTitle>, Error> {
+        if self.ae_title == "*" {
+            return Ok(None);
+        }
+        let title = AeTitle::new(&self.ae_title).map_err(|e| Error::Config {
+            key: "dicom.ae_title",
+            why: format!("{e}; write an AE title, or * for any"),
+        })?;
+        Ok(Some(title))
+    }
+
+    /// The listener's own configuration.
+    pub(crate) fn listener(&self, drain: Period) -> Result<isocenter_dimse::scp::Config, Error> {
+        let max_pdu = u32::try_from(self.max_pdu.0).map_err(|_| Error::Config {
+            key: "dicom.max_pdu",
+            why: "is above 4 GiB; 128KiB is usual".to_owned(),
+        })?;
+        Ok(isocenter_dimse::scp::Config {
+            bind: self.listen,
+            // The called title is judged at admission, so that its rejections are counted with the others.
+            ae_titles: Vec::new(),
+            max_pdu,
+            max_associations: self.max_associations,
+            artim: self.artim.0,
+            idle: self.idle.0,
+            drain: drain.0,
+        })
+    }
+}

@@ -1,0 +1,515 @@
+//! A whole ingestion node against real associations, an embedded store and folders: nothing is simulated but the devices.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use isocenter_blobs::{Blobs, path};
+use isocenter_dimse::{
+    Scu, StoreStatus,
+    part10::FileMeta,
+    scu::{ProposedContext, ScuError, Source},
+};
+use isocenter_domain::{
+    access::{Principal, Role},
+    document::{Images, Manifest},
+    id::{AeTitle, NodeId, TenantId},
+    key::{IntakeKey, RegistryItem, RegistryKey, StudyKey},
+    record::{
+        intake::Intake,
+        registry::{Entry, Site},
+        study::{Evidence, Study, StudyState},
+    },
+    refs::Digest,
+};
+use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service};
+use isocenter_peers::{
+    LOOPBACK,
+    study::{Content, Instance},
+    synthetic::{StudyKind, Synthetic, SyntheticStudy},
+};
+use isocenter_runtime::{
+    clock,
+    config::{Period, Size},
+    fs,
+    metrics::Metrics,
+    secret::Secret,
+    task::Tasks,
+};
+use isocenter_store::{
+    embedded::{Embedded, EmbeddedOptions},
+    table::{Cause, Mirrors, Tables},
+};
+use isocenter_testkit::wait_for;
+use isocenter_wire::{
+    document::Stored as _,
+    v1::{self, ingestion_client::IngestionClient},
+};
+use tempfile::TempDir;
+use tonic::service::{Routes, RoutesBuilder, interceptor::InterceptedService};
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// What outlives a node: store, blobs and the folders of the spools.
+struct World {
+    folder: TempDir,
+    tables: Tables,
+    blobs: Blobs,
+}
+
+/// A node that runs.
+struct Node {
+    id: NodeId,
+    address: SocketAddr,
+    tasks: Tasks,
+    metrics: Metrics,
+    routes: Routes,
+}
+
+fn tenant() -> TenantId {
+    "net".parse().unwrap()
+}
+
+fn ae(text: &str) -> AeTitle {
+    text.parse().unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Embedded::open(EmbeddedOptions::new(folder.path().join("store"))).await.unwrap();
+        let secret = Secret::new([1; 32]);
+        let cell = "cell".parse().unwrap();
+        let tables = Tables::open(Arc::new(store), clock::system(), cell, &secret).await.unwrap();
+        let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
+        let world = Self { folder, tables, blobs };
+        let site = Site {
+            ae_titles: vec![ae("CT1"), ae("CR1")],
+            authority: "NORTH-MPI".into(),
+            quiet_period: None,
+            max_assembly: None,
+            time_zone: String::new(),
+        };
+        let key = RegistryKey { tenant: tenant(), item: RegistryItem::Site("north".parse().unwrap()) };
+        let mut change = world.tables.change(Cause::role("test"));
+        change.create(&key, &Entry::Site(site), "put", "");
+        change.commit().await.unwrap();
+        world
+    }
+
+    fn spool(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join("spools").join(name)
+    }
+
+    async fn node(&self, spool: &str) -> Node {
+        self.node_with(spool, Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() }).await
+    }
+
+    async fn node_with(&self, spool: &str, dicom: Dicom) -> Node {
+        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let config = Config {
+            spool: self.spool(spool),
+            dicom,
+            study: Assembly {
+                quiet_period: Period(Duration::from_millis(300)),
+                max_assembly: Period(Duration::from_secs(60)),
+            },
+            drain: Period(Duration::from_secs(5)),
+        };
+        let deps = Deps {
+            tables: self.tables.clone(),
+            mirrors: Mirrors::new(self.tables.clone(), &tasks),
+            blobs: self.blobs.clone(),
+            fs: fs::os(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            secret: Secret::new([1; 32]),
+        };
+        let mut service = Service::build(config, deps).unwrap();
+        let mut routes = RoutesBuilder::default();
+        service.routes(&mut routes);
+        let address = service.bind().await.unwrap();
+        let id = service.node().clone();
+        tasks.essential("ingestion", service.run());
+        Node { id, address, tasks, metrics, routes: routes.routes() }
+    }
+
+    async fn study(&self, key: &StudyKey) -> Option<Study> {
+        self.tables.load::<Study>(key).await.unwrap().map(|stored| stored.record)
+    }
+
+    async fn intake(&self, key: &StudyKey, node: &NodeId) -> Option<Intake> {
+        let key = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: node.clone() };
+        self.tables.load::<Intake>(&key).await.unwrap().map(|stored| stored.record)
+    }
+
+    /// Waits for a complete revision and answers it with its manifest.
+    async fn complete(&self, key: &StudyKey, revision: u32) -> (Study, Manifest) {
+        wait_for("a complete revision", SOON, async || {
+            self.study(key).await.is_some_and(|study| {
+                study.revision >= revision && matches!(study.state, StudyState::Complete { .. })
+            })
+        })
+        .await;
+        let study = self.study(key).await.unwrap();
+        assert_eq!(study.revision, revision);
+        let path = path::manifest(&key.tenant, &key.study, revision);
+        let bytes = self.blobs.get_checked(&path, &study.manifest.unwrap()).await.unwrap();
+        (study, Manifest::decode(&bytes).unwrap())
+    }
+}
+
+impl Node {
+    async fn associate(&self, calling: &str, files: &[Bytes]) -> Result<Scu, ScuError> {
+        let contexts: Vec<_> = files.iter().map(context).collect();
+        Scu::connect(self.address, &ae(calling), &ae("ISOCENTER"), &contexts).await
+    }
+
+    /// Sends files on one association, and releases it.
+    async fn send(&self, files: &[Bytes]) -> Vec<StoreStatus> {
+        let mut scu = self.associate("CT1", files).await.unwrap();
+        let mut answers = Vec::new();
+        for file in files {
+            answers.push(scu.store(Source::Bytes(file.clone())).await.unwrap());
+        }
+        scu.release().await.unwrap();
+        answers
+    }
+
+    async fn sends(&self, files: &[Bytes]) {
+        assert!(self.send(files).await.iter().all(|status| *status == StoreStatus::SUCCESS));
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        self.metrics.render().unwrap().lines().any(|l| l == format!("isocenter_ingestion_{line}"))
+    }
+
+    async fn shows(&self, line: &str) {
+        wait_for(line, SOON, async || self.metric(line)).await;
+    }
+
+    /// A client within the process, of a caller that `server` would have identified as a developer of `tenant`.
+    fn client(
+        &self,
+        tenant: TenantId,
+    ) -> IngestionClient<InterceptedService<Routes, impl tonic::service::Interceptor + use<>>> {
+        let principal = Principal { subject: "dev".into(), tenant, role: Role::Developer };
+        IngestionClient::with_interceptor(self.routes.clone(), move |mut request: tonic::Request<()>| {
+            request.extensions_mut().insert(principal.clone());
+            Ok(request)
+        })
+    }
+
+    async fn stop(self) {
+        self.tasks.drain(Duration::from_secs(15)).await;
+        assert!(self.tasks.failure().is_none());
+    }
+}
+
+fn context(file: &Bytes) -> ProposedContext {
+    let meta = FileMeta::read(&mut &file[..]).unwrap();
+    ProposedContext { sop_class: meta.sop_class, transfer_syntax: meta.transfer_syntax }
+}
+
+fn made(seed: u64, kind: StudyKind) -> (StudyKey, Vec<Bytes>) {
+    let SyntheticStudy { study, .. } = Synthetic::new(seed).study(kind).unwrap();
+    let bytes = |instance: &Instance| match &instance.content {
+        Content::Memory(bytes) => bytes.clone(),
+        Content::File(_) => unreachable!("made in memory"),
+    };
+    (StudyKey { tenant: tenant(), study: study.study_uid }, study.instances.iter().map(bytes).collect())
+}
+
+fn data_set(file: &Bytes) -> Digest {
+    let meta = FileMeta::read(&mut &file[..]).unwrap();
+    Digest::of(&file[usize::try_from(meta.data_set_offset).unwrap()..])
+}
+
+fn data_sets(images: &Images) -> BTreeSet<Digest> {
+    images.instances().map(|(_, _, instance)| instance.data_set).collect()
+}
+
+/// The same object with its last pixel changed.
+fn altered(file: &Bytes) -> Bytes {
+    let mut file = file.to_vec();
+    *file.last_mut().unwrap() ^= 0x40;
+    file.into()
+}
+
+fn files_below(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let below = |entry: std::fs::DirEntry| {
+        if entry.file_type().unwrap().is_dir() { files_below(&entry.path()) } else { 1 }
+    };
+    entries.map(|entry| below(entry.unwrap())).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_study_sent_is_complete_with_every_byte_in_blobs_and_nothing_in_the_spool() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (key, files) = made(1, StudyKind::CtStroke);
+    node.sends(&files).await;
+    let (study, manifest) = world.complete(&key, 1).await;
+
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    for (_, _, instance) in manifest.images.instances() {
+        let path = path::instance(&key.tenant, &key.study, &instance.instance, &instance.sha256);
+        let bytes = world.blobs.get_checked(&path, &instance.sha256).await.unwrap();
+        assert_eq!((bytes.len() as u64, data_set(&bytes)), (instance.size, instance.data_set));
+    }
+    assert!(matches!(study.state, StudyState::Complete { evidence: Evidence::QuietPeriod, doubt: None }));
+    let facts = &study.facts;
+    assert_eq!((facts.modalities.as_slice(), facts.series), (["CT".to_owned()].as_slice(), 2));
+    assert_eq!((facts.instances as usize, facts.images as usize), (files.len(), files.len()));
+    let secret = Secret::new([1; 32]);
+    let patient = &manifest.images.patient;
+    let expected = secret.reference("patient", &["net", &patient.authority, patient.id.reveal()]);
+    assert_eq!((facts.patient, facts.accession.is_some()), (Some(expected), true));
+
+    let intake = world.intake(&key, &node.id).await.unwrap();
+    assert!(intake.settled() && intake.stored as usize == files.len() && intake.bytes == facts.bytes);
+    let stored = world.tables.load::<Study>(&key).await.unwrap().unwrap();
+    assert_eq!(stored.head.trace.len(), 55);
+    wait_for("an empty spool", SOON, async || files_below(&world.spool("a").join("ready")) == 0).await;
+    assert!(node.metric(&format!("instances_total{{outcome=\"stored\"}} {}", files.len())));
+    assert!(node.metric("spool_files 0") && node.metric("spool_bytes 0"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_is_no_news_a_late_image_is_a_revision_and_a_contradiction_is_put_aside() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (key, files) = made(2, StudyKind::CtHead);
+    let (late, early) = files.split_last().unwrap();
+    node.sends(early).await;
+    let (first, _) = world.complete(&key, 1).await;
+
+    node.sends(early).await;
+    node.shows(&format!("moved_total{{outcome=\"repeated\"}} {}", early.len())).await;
+    wait_for("a settled intake", SOON, async || world.intake(&key, &node.id).await.unwrap().settled()).await;
+    assert_eq!(world.study(&key).await.unwrap().revision, 1);
+
+    node.sends(std::slice::from_ref(late)).await;
+    let (second, manifest) = world.complete(&key, 2).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    assert_eq!(second.complete_at, first.complete_at, "deadlines count from revision 1");
+
+    let other = altered(&files[0]);
+    node.sends(&[other.clone()]).await;
+    let (_, manifest) = world.complete(&key, 3).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect(), "what came first stays");
+    let [aside] = manifest.images.quarantined.as_slice() else { panic!("one is put aside") };
+    let at = path::quarantine(&key.tenant, &key.study, &aside.instance, &aside.sha256);
+    let bytes = world.blobs.get_checked(&at, &aside.sha256).await.unwrap();
+    assert_eq!(data_set(&bytes), data_set(&other));
+    assert_eq!(world.intake(&key, &node.id).await.unwrap().quarantined, 1);
+    // Sent again, it is known.
+    node.sends(&[other]).await;
+    node.shows(&format!("moved_total{{outcome=\"repeated\"}} {}", early.len() + 1)).await;
+    node.stop().await;
+    assert_eq!(world.study(&key).await.unwrap().revision, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_kill_the_spool_is_found_again_and_the_study_completes() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (key, files) = made(3, StudyKind::CtHead);
+    let mut scu = node.associate("CT1", &files).await.unwrap();
+    for file in &files {
+        assert_eq!(scu.store(Source::Bytes(file.clone())).await.unwrap(), StoreStatus::SUCCESS);
+    }
+    // The association is open and its instances gather: nothing is in blobs when the process dies.
+    let before = world.intake(&key, &node.id).await.unwrap();
+    assert!(!before.settled() && before.open_associations == 1, "written before the first answer");
+    assert!(matches!(world.study(&key).await.unwrap().state, StudyState::Receiving));
+    let id = node.id.clone();
+    node.tasks.abort_now();
+    wait_for("its end", SOON, async || node.tasks.is_empty()).await;
+    assert_eq!(files_below(&world.spool("a").join("ready")), files.len());
+
+    let again = world.node("a").await;
+    assert_eq!(again.id, id);
+    let (_, manifest) = world.complete(&key, 1).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    wait_for("an empty spool", SOON, async || files_below(&world.spool("a").join("ready")) == 0).await;
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_receive_one_study_and_make_one_revision() {
+    let world = World::new().await;
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    assert_ne!(a.id, b.id);
+    let (key, files) = made(4, StudyKind::CtStroke);
+    // Both get the first instance, one of them with other pixels: a fact only the merge can see.
+    let (left, right) = files.split_at(files.len() / 2);
+    let twice = [right, &[altered(&files[0])]].concat();
+    let mut scus = (a.associate("CT1", left).await.unwrap(), b.associate("CT1", &twice).await.unwrap());
+    for file in left {
+        assert!(scus.0.store(Source::Bytes(file.clone())).await.unwrap().is_stored());
+    }
+    for file in &twice {
+        assert!(scus.1.store(Source::Bytes(file.clone())).await.unwrap().is_stored());
+    }
+    scus.0.release().await.unwrap();
+    scus.1.release().await.unwrap();
+    let (study, manifest) = world.complete(&key, 1).await;
+    assert_eq!((study.facts.instances as usize, manifest.images.quarantined.len()), (files.len(), 1));
+    let aside = &manifest.images.quarantined[0];
+    let at = path::quarantine(&key.tenant, &key.study, &aside.instance, &aside.sha256);
+    world.blobs.get_checked(&at, &aside.sha256).await.unwrap();
+    a.stop().await;
+    b.stop().await;
+    assert_eq!(world.study(&key).await.unwrap().revision, 1, "the same images are no news");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_rejected_and_what_is_no_object_is_refused() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (key, files) = made(5, StudyKind::CrChestOpacity);
+    let file = &files[0];
+    let rejected = node.associate("STRANGER", &files).await.unwrap_err();
+    assert!(matches!(rejected, ScuError::Rejected { transient: false, .. }), "{rejected}");
+    let wrong = Scu::connect(node.address, &ae("CT1"), &ae("OTHER"), &[context(file)]).await.unwrap_err();
+    assert!(matches!(wrong, ScuError::Rejected { transient: false, .. }), "{wrong}");
+    assert!(node.metric("rejected_total{reason=\"unknown-calling-ae\"} 1"));
+    assert!(node.metric("rejected_total{reason=\"unknown-called-ae\"} 1"));
+
+    let cut = file.slice(..file.len() - 1000);
+    let meta = FileMeta::read(&mut &file[..]).unwrap();
+    let source = ae("CT1");
+    let mut other = isocenter_dimse::part10::header(
+        &meta.sop_class,
+        &"1.2.3".parse().unwrap(),
+        &meta.transfer_syntax,
+        &source,
+    );
+    other.extend_from_slice(&file[usize::try_from(meta.data_set_offset).unwrap()..]);
+    let codes: Vec<_> =
+        node.send(&[cut, other.into(), file.clone()]).await.iter().map(|s| s.code()).collect();
+    assert_eq!(codes, [0xC000, 0xA900, 0x0000], "a refusal does not end the association");
+    assert!(node.metric("instances_total{outcome=\"undecodable\"} 1"));
+    assert!(node.metric("instances_total{outcome=\"mismatch\"} 1"));
+    world.complete(&key, 1).await;
+    assert_eq!(files_below(&world.spool("a").join("incoming")), 0);
+    node.stop().await;
+
+    let full = Dicom { listen: LOOPBACK, min_free: Size(u64::MAX), ..Dicom::default() };
+    let node = world.node_with("full", full).await;
+    assert_eq!(node.send(&files).await[0].code(), 0xA700);
+    assert!(node.metric("instances_total{outcome=\"spool-full\"} 1"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_study_gets_an_intake_and_no_record_until_the_archive_reopens_it() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (key, files) = made(6, StudyKind::CtHead);
+    let (late, early) = files.split_last().unwrap();
+    node.sends(early).await;
+    let (complete, _) = world.complete(&key, 1).await;
+    wait_for("a settled node", SOON, async || node.metric("spool_files 0")).await;
+    // The archive closes: head, then the records go.
+    let head = path::head(&key.tenant, &key.study, 1);
+    world.blobs.put_new(&head, Bytes::from_static(b"head")).await.unwrap();
+    let study = world.tables.load::<Study>(&key).await.unwrap().unwrap();
+    let intake = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: node.id.clone() };
+    let intake = world.tables.load::<Intake>(&intake).await.unwrap().unwrap();
+    let mut change = world.tables.change(Cause::role("archive"));
+    change.delete(&study, "closed");
+    change.delete(&intake, "closed");
+    change.commit().await.unwrap();
+
+    node.sends(std::slice::from_ref(late)).await;
+    wait_for("an intake", SOON, async || {
+        world.intake(&key, &node.id).await.is_some_and(|intake| intake.settled() && intake.stored == 1)
+    })
+    .await;
+    assert_eq!(world.study(&key).await, None);
+    // The archive reopens.
+    let mut change = world.tables.change(Cause::role("archive"));
+    change.create_after(&key, &complete, "reopened", &study.head.trace, study.head.seq + 1);
+    change.commit().await.unwrap();
+    let (_, manifest) = world.complete(&key, 2).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_see_the_studies_of_their_tenant_page_by_page_and_as_they_change() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let studies: Vec<_> = (10..13).map(|seed| made(seed, StudyKind::CrChestOpacity)).collect();
+    for (_, files) in &studies {
+        node.sends(files).await;
+    }
+    let mut uids: Vec<_> = studies.iter().map(|(key, _)| key.study.to_string()).collect();
+    for (key, _) in &studies {
+        world.complete(key, 1).await;
+    }
+    let mut client = node.client(tenant());
+    let seen = async |uid: &str| {
+        let request = v1::GetStudyRequest { study_instance_uid: uid.to_owned() };
+        node.client(tenant()).get_study(request).await.map(tonic::Response::into_inner)
+    };
+    wait_for("the cache", SOON, async || {
+        let mut complete = true;
+        for uid in &uids {
+            complete &= seen(uid).await.is_ok_and(|study| study.stage() == v1::StudyStage::Complete);
+        }
+        complete
+    })
+    .await;
+    let study = seen(&uids[0]).await.unwrap();
+    assert_eq!(
+        (study.site_id.as_str(), study.revision, study.evidence.as_str()),
+        ("north", 1, "quiet-period")
+    );
+    assert_eq!((study.image_count, study.doubt.as_str()), (1, ""));
+    assert_eq!(seen("1.2.3").await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(seen("no uid").await.unwrap_err().code(), tonic::Code::InvalidArgument);
+
+    uids.sort_by_key(|uid| uid.parse::<isocenter_domain::id::StudyUid>().unwrap());
+    let mut listed = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListStudiesRequest { page_size: 2, page_token, ..Default::default() };
+        let page = client.list_studies(request).await.unwrap().into_inner();
+        listed.extend(page.studies.into_iter().map(|study| study.study_instance_uid));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, uids);
+    let receiving = v1::ListStudiesRequest { stage: v1::StudyStage::Receiving.into(), ..Default::default() };
+    assert!(client.list_studies(receiving).await.unwrap().into_inner().studies.is_empty());
+    let mut stranger = node.client("elsewhere".parse().unwrap());
+    let all = v1::ListStudiesRequest::default();
+    assert!(stranger.list_studies(all).await.unwrap().into_inner().studies.is_empty());
+
+    let mut watch = client.watch_studies(v1::WatchStudiesRequest {}).await.unwrap().into_inner();
+    let mut first = Vec::new();
+    for _ in &uids {
+        first.push(watch.message().await.unwrap().unwrap().study.unwrap().study_instance_uid);
+    }
+    assert_eq!(first, uids);
+    let (key, files) = made(20, StudyKind::CrChestOpacity);
+    node.sends(&files).await;
+    loop {
+        let study = watch.message().await.unwrap().unwrap().study.unwrap();
+        if study.study_instance_uid == key.study.as_str() && study.stage() == v1::StudyStage::Complete {
+            break;
+        }
+    }
+    let ends = async move {
+        while watch.message().await?.is_some() {}
+        Ok::<(), tonic::Status>(())
+    };
+    let (ended, ()) = tokio::join!(ends, node.stop());
+    assert_eq!(ended.unwrap_err().code(), tonic::Code::Unavailable);
+}
