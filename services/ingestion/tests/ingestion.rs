@@ -1,6 +1,12 @@
 //! A whole ingestion node against real associations, an embedded store and folders: nothing is simulated but the devices.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use isocenter_blobs::{Blobs, path};
@@ -21,7 +27,7 @@ use isocenter_domain::{
     },
     refs::Digest,
 };
-use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service};
+use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service, spool::Spool};
 use isocenter_peers::{
     LOOPBACK,
     study::{Content, Instance},
@@ -32,14 +38,16 @@ use isocenter_runtime::{
     config::{Period, Size},
     fs,
     metrics::Metrics,
+    random::Seeded,
     secret::Secret,
     task::Tasks,
 };
 use isocenter_store::{
     embedded::{Embedded, EmbeddedOptions},
+    faulty::{Faults, FaultyStore},
     table::{Cause, Mirrors, Tables},
 };
-use isocenter_testkit::wait_for;
+use isocenter_testkit::{NoSyncFs, PowerCutFs, wait_for};
 use isocenter_wire::{
     document::Stored as _,
     v1::{self, ingestion_client::IngestionClient},
@@ -52,6 +60,7 @@ const SOON: Duration = Duration::from_secs(15);
 /// What outlives a node: store, blobs and the folders of the spools.
 struct World {
     folder: TempDir,
+    store: Arc<FaultyStore>,
     tables: Tables,
     blobs: Blobs,
 }
@@ -74,14 +83,19 @@ fn ae(text: &str) -> AeTitle {
 }
 
 impl World {
+    #[expect(clippy::print_stdout, reason = "a failed test shows the seed with which it is repeated")]
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Embedded::open(EmbeddedOptions::new(folder.path().join("store"))).await.unwrap();
+        let rng = Seeded::fresh();
+        println!("seed of the store's faults: {}", rng.seed());
+        let store = Arc::new(FaultyStore::new(Arc::new(store), Faults::default(), rng));
         let secret = Secret::new([1; 32]);
         let cell = "cell".parse().unwrap();
-        let tables = Tables::open(Arc::new(store), clock::system(), cell, &secret).await.unwrap();
+        let tables =
+            Tables::open(Arc::<FaultyStore>::clone(&store), clock::system(), cell, &secret).await.unwrap();
         let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
-        let world = Self { folder, tables, blobs };
+        let world = Self { folder, store, tables, blobs };
         let site = Site {
             ae_titles: vec![ae("CT1"), ae("CR1")],
             authority: "NORTH-MPI".into(),
@@ -96,18 +110,19 @@ impl World {
         world
     }
 
-    fn spool(&self, name: &str) -> std::path::PathBuf {
+    fn spool(&self, name: &str) -> PathBuf {
         self.folder.path().join("spools").join(name)
     }
 
     async fn node(&self, spool: &str) -> Node {
-        self.node_with(spool, Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() }).await
+        let dicom = Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
+        self.node_with(self.spool(spool), fs::os(), dicom).await
     }
 
-    async fn node_with(&self, spool: &str, dicom: Dicom) -> Node {
+    async fn node_with(&self, spool: PathBuf, fs: Arc<dyn fs::Fs>, dicom: Dicom) -> Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let config = Config {
-            spool: self.spool(spool),
+            spool,
             dicom,
             study: Assembly {
                 quiet_period: Period(Duration::from_millis(300)),
@@ -119,7 +134,7 @@ impl World {
             tables: self.tables.clone(),
             mirrors: Mirrors::new(self.tables.clone(), &tasks),
             blobs: self.blobs.clone(),
-            fs: fs::os(),
+            fs,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             secret: Secret::new([1; 32]),
@@ -296,7 +311,7 @@ async fn a_repeat_is_no_news_a_late_image_is_a_revision_and_a_contradiction_is_p
     assert_eq!(second.complete_at, first.complete_at, "deadlines count from revision 1");
 
     let other = altered(&files[0]);
-    node.sends(&[other.clone()]).await;
+    node.sends(std::slice::from_ref(&other)).await;
     let (_, manifest) = world.complete(&key, 3).await;
     assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect(), "what came first stays");
     let [aside] = manifest.images.quarantined.as_slice() else { panic!("one is put aside") };
@@ -335,6 +350,100 @@ async fn after_a_kill_the_spool_is_found_again_and_the_study_completes() {
     assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
     wait_for("an empty spool", SOON, async || files_below(&world.spool("a").join("ready")) == 0).await;
     again.stop().await;
+}
+
+/// Sends a study to a node over `fs`, and says how many of the answered instances `disk` has, whole, after a power cut.
+async fn survivors(world: &World, disk: &PowerCutFs, fs: Arc<dyn fs::Fs>, files: &[Bytes]) -> usize {
+    let dicom = Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
+    let node = world.node_with(PathBuf::from("/spool"), fs, dicom).await;
+    let mut scu = node.associate("CT1", files).await.unwrap();
+    for file in files {
+        assert_eq!(scu.store(Source::Bytes(file.clone())).await.unwrap(), StoreStatus::SUCCESS);
+    }
+    let after = disk.cut(3).shared();
+    node.tasks.abort_now();
+    let Ok(spool) = Spool::open(Arc::clone(&after), Path::new("/spool"), 0) else { return 0 };
+    let wanted: BTreeSet<Digest> = files.iter().map(data_set).collect();
+    let whole = spool.recover().unwrap().into_iter().filter(|file| {
+        let bytes = after.read(&file.path).unwrap();
+        Digest::of(&bytes) == file.sha256 && wanted.contains(&file.data_set)
+    });
+    whole.count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answered_instance_survives_a_power_cut_and_would_not_without_fsync() {
+    let world = World::new().await;
+    let (_, files) = made(7, StudyKind::CtHead);
+    let disk = PowerCutFs::new();
+    assert_eq!(survivors(&world, &disk, disk.shared(), &files).await, files.len());
+    let disk = PowerCutFs::new();
+    let lying = Arc::new(NoSyncFs(disk.shared()));
+    assert!(survivors(&world, &disk, lying, &files).await < files.len(), "the test would not notice a loss");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_are_accepted_while_the_store_is_away_and_accounted_for_when_it_is_back() {
+    let world = World::new().await;
+    let node = world.node("a").await;
+    let (before, first) = made(8, StudyKind::CrChestOpacity);
+    node.sends(&first).await;
+    world.complete(&before, 1).await;
+
+    world.store.set(Faults { timeout_before: 1.0, ..Faults::default() });
+    let (key, files) = made(9, StudyKind::CtHead);
+    node.sends(&files).await;
+    world.store.set(Faults::default());
+    let (_, manifest) = world.complete(&key, 1).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_study_completes_whole_over_a_store_that_loses_requests_and_answers() {
+    let world = World::new().await;
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    world.store.set(Faults { timeout_before: 0.1, timeout_after: 0.1, conflict: 0.1, ..Faults::default() });
+    let studies: Vec<_> = (30..34).map(|seed| made(seed, StudyKind::CtHead)).collect();
+    for (_, files) in &studies {
+        let (left, right) = files.split_at(files.len() / 2);
+        tokio::join!(a.sends(left), b.sends(right));
+    }
+    for (key, files) in &studies {
+        let wanted: BTreeSet<Digest> = files.iter().map(data_set).collect();
+        wait_for("every image in a revision", SOON, async || {
+            let Ok(Some(study)) = world.tables.load::<Study>(key).await else { return false };
+            let Some(digest) = study.record.manifest else { return false };
+            let path = path::manifest(&key.tenant, &key.study, study.record.revision);
+            let bytes = world.blobs.get_checked(&path, &digest).await.unwrap();
+            data_sets(&Manifest::decode(&bytes).unwrap().images) == wanted
+        })
+        .await;
+    }
+    world.store.set(Faults::default());
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_of_an_attempt_that_was_cut_short_is_its_revision_and_the_rest_makes_the_next() {
+    let world = World::new().await;
+    let (key, files) = made(14, StudyKind::CtHead);
+    let orphan = Manifest {
+        study: key.study.clone(),
+        revision: 1,
+        site: "north".parse().unwrap(),
+        complete_at: isocenter_domain::Time(1),
+        images: Images::default(),
+    };
+    let path = path::manifest(&key.tenant, &key.study, 1);
+    world.blobs.put_new(&path, orphan.encode().into()).await.unwrap();
+    let node = world.node("a").await;
+    node.sends(&files).await;
+    let (study, manifest) = world.complete(&key, 2).await;
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    assert_eq!(study.facts.instances as usize, files.len());
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -398,7 +507,7 @@ async fn strangers_are_rejected_and_what_is_no_object_is_refused() {
     node.stop().await;
 
     let full = Dicom { listen: LOOPBACK, min_free: Size(u64::MAX), ..Dicom::default() };
-    let node = world.node_with("full", full).await;
+    let node = world.node_with(world.spool("full"), fs::os(), full).await;
     assert_eq!(node.send(&files).await[0].code(), 0xA700);
     assert!(node.metric("instances_total{outcome=\"spool-full\"} 1"));
     node.stop().await;

@@ -146,7 +146,7 @@ fn merging_is_the_union_whatever_the_order_and_contradictions_are_put_aside() {
     let merged = merge(None, vec![b.clone(), a.clone()]);
     assert_eq!(merged, merge(None, vec![a.clone(), b.clone()]));
     assert!(merged.news);
-    assert_eq!(merged.contradicting, [other.clone()]);
+    assert_eq!(merged.contradicting.as_slice(), std::slice::from_ref(&other));
     assert_eq!(merged.images.instances().count(), 2);
     assert_eq!(merged.images.find(&one.instance), Some(&one));
     assert_eq!(merged.images.quarantined.len(), 1);

@@ -61,7 +61,7 @@ fn what_is_received_is_found_again_with_all_that_its_path_tells() {
     std::fs::write(&left, b"half").unwrap();
     let again = Spool::open(fs::os(), folder.path(), 1).unwrap();
     assert_eq!(again.node(), spool.node());
-    assert_eq!(again.recover().unwrap(), [ready.clone()]);
+    assert_eq!(again.recover().unwrap().as_slice(), std::slice::from_ref(&ready));
     assert!(!left.exists());
     again.remove(&ready.path).unwrap();
     again.remove(&ready.path).unwrap();
