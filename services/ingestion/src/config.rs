@@ -122,3 +122,32 @@ impl Dicom {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(yaml: &str) -> Result<Config, isocenter_runtime::config::ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        isocenter_runtime::config::load_yaml(&path)
+    }
+
+    #[test]
+    fn a_configuration_is_what_is_written_and_the_defaults() {
+        let config = parsed("spool: /s\ndicom: {listen: \"127.0.0.1:104\", ae_title: \"*\", min_free: 1GiB}\nstudy: {quiet_period: 5s}\n").unwrap();
+        assert_eq!(
+            (config.dicom.min_free, config.study.quiet_period),
+            (Size(1 << 30), Period(Duration::from_secs(5)))
+        );
+        assert_eq!(config.dicom.called().unwrap(), None);
+        let defaults = parsed("").unwrap();
+        assert_eq!(defaults.dicom.called().unwrap(), Some("ISOCENTER".parse().unwrap()));
+        let listener = defaults.dicom.listener(defaults.drain).unwrap();
+        assert_eq!((listener.max_pdu, listener.max_associations), (131_072, 512));
+        assert!(parsed("dicom: {title: X}").is_err());
+        let wrong = Dicom { ae_title: "SEVENTEEN CHARACTERS".into(), ..Dicom::default() };
+        assert!(wrong.called().unwrap_err().to_string().starts_with("dicom.ae_title"));
+    }
+}

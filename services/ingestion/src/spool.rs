@@ -137,17 +137,28 @@ impl Spool {
         for _ in ["tenant", "site", "AE title"] {
             let mut deeper = Vec::new();
             for folder in &folders {
-                deeper.extend(fs.list(folder).map_err(SpoolError::io("listed"))?);
+                match fs.list(folder) {
+                    Ok(found) => deeper.extend(found),
+                    Err(e) if e.kind() == io::ErrorKind::NotADirectory => stray(),
+                    Err(e) => return Err(SpoolError::io("listed")(e)),
+                }
             }
             folders = deeper;
         }
         let mut found = Vec::new();
         for folder in folders {
-            for path in fs.list(&folder).map_err(SpoolError::io("listed"))? {
+            let inside = match fs.list(&folder) {
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                    stray();
+                    continue;
+                }
+                listed => listed.map_err(SpoolError::io("listed"))?,
+            };
+            for path in inside {
                 let size = fs.len(&path).map_err(SpoolError::io("measured"))?.unwrap_or_default();
                 match name::parse(ready, &path, size) {
                     Some(file) => found.push(file),
-                    None => tracing::warn!("the spool holds a file that is not its own; it is left alone"),
+                    None => stray(),
                 }
             }
         }
@@ -201,6 +212,10 @@ impl Inner {
         durable.insert(folder.to_owned());
         Ok(())
     }
+}
+
+fn stray() {
+    tracing::warn!("the spool holds a file that is not its own; it is left alone");
 }
 
 /// The id in the folder, made there where there is none.

@@ -41,6 +41,7 @@ use isocenter_runtime::{
     random::Seeded,
     secret::Secret,
     task::Tasks,
+    telemetry::testing::TestSpans,
 };
 use isocenter_store::{
     embedded::{Embedded, EmbeddedOptions},
@@ -116,18 +117,15 @@ impl World {
 
     async fn node(&self, spool: &str) -> Node {
         let dicom = Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
-        self.node_with(self.spool(spool), fs::os(), dicom).await
+        self.node_with(self.spool(spool), fs::os(), dicom, Duration::from_secs(60)).await
     }
 
-    async fn node_with(&self, spool: PathBuf, fs: Arc<dyn fs::Fs>, dicom: Dicom) -> Node {
+    async fn node_with(&self, spool: PathBuf, fs: Arc<dyn fs::Fs>, dicom: Dicom, bound: Duration) -> Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let config = Config {
             spool,
             dicom,
-            study: Assembly {
-                quiet_period: Period(Duration::from_millis(300)),
-                max_assembly: Period(Duration::from_secs(60)),
-            },
+            study: Assembly { quiet_period: Period(Duration::from_millis(300)), max_assembly: Period(bound) },
             drain: Period(Duration::from_secs(5)),
         };
         let deps = Deps {
@@ -260,6 +258,7 @@ fn files_below(folder: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_study_sent_is_complete_with_every_byte_in_blobs_and_nothing_in_the_spool() {
+    let spans = TestSpans::install();
     let world = World::new().await;
     let node = world.node("a").await;
     let (key, files) = made(1, StudyKind::CtStroke);
@@ -284,7 +283,12 @@ async fn a_study_sent_is_complete_with_every_byte_in_blobs_and_nothing_in_the_sp
     let intake = world.intake(&key, &node.id).await.unwrap();
     assert!(intake.settled() && intake.stored as usize == files.len() && intake.bytes == facts.bytes);
     let stored = world.tables.load::<Study>(&key).await.unwrap().unwrap();
-    assert_eq!(stored.head.trace.len(), 55);
+    let work: BTreeSet<String> = spans.of(&stored.head.trace).into_iter().map(|span| span.name).collect();
+    for name in ["move instances", "assemble study", "study"] {
+        assert!(work.contains(name), "{name} is not in the study's trace: {work:?}");
+    }
+    let gauge = "isocenter_studies{stage=\"complete\"} 1";
+    wait_for(gauge, SOON, async || node.metrics.render().unwrap().lines().any(|line| line == gauge)).await;
     wait_for("an empty spool", SOON, async || files_below(&world.spool("a").join("ready")) == 0).await;
     assert!(node.metric(&format!("instances_total{{outcome=\"stored\"}} {}", files.len())));
     assert!(node.metric("spool_files 0") && node.metric("spool_bytes 0"));
@@ -352,10 +356,38 @@ async fn after_a_kill_the_spool_is_found_again_and_the_study_completes() {
     again.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_the_bound_a_study_is_complete_with_a_doubt_that_names_who_may_have_more() {
+    let world = World::new().await;
+    let dicom = || Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
+    let bound = Duration::from_secs(2);
+    let a = world.node_with(world.spool("a"), fs::os(), dicom(), bound).await;
+    let b = world.node_with(world.spool("b"), fs::os(), dicom(), bound).await;
+    let (key, files) = made(15, StudyKind::CtHead);
+    let (left, right) = files.split_at(files.len() / 2);
+    let mut open = b.associate("CT1", right).await.unwrap();
+    for file in right {
+        assert!(open.store(Source::Bytes(file.clone())).await.unwrap().is_stored());
+    }
+    a.sends(left).await;
+    let (study, manifest) = world.complete(&key, 1).await;
+    let StudyState::Complete { evidence: Evidence::AssemblyBound, doubt: Some(doubt) } = study.state else {
+        panic!("{:?}", study.state)
+    };
+    assert_eq!(doubt.node, b.id);
+    assert_eq!(data_sets(&manifest.images), left.iter().map(data_set).collect());
+    open.release().await.unwrap();
+    let (study, manifest) = world.complete(&key, 2).await;
+    assert!(matches!(study.state, StudyState::Complete { doubt: None, .. }));
+    assert_eq!(data_sets(&manifest.images), files.iter().map(data_set).collect());
+    a.stop().await;
+    b.stop().await;
+}
+
 /// Sends a study to a node over `fs`, and says how many of the answered instances `disk` has, whole, after a power cut.
 async fn survivors(world: &World, disk: &PowerCutFs, fs: Arc<dyn fs::Fs>, files: &[Bytes]) -> usize {
     let dicom = Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
-    let node = world.node_with(PathBuf::from("/spool"), fs, dicom).await;
+    let node = world.node_with(PathBuf::from("/spool"), fs, dicom, SOON).await;
     let mut scu = node.associate("CT1", files).await.unwrap();
     for file in files {
         assert_eq!(scu.store(Source::Bytes(file.clone())).await.unwrap(), StoreStatus::SUCCESS);
@@ -507,7 +539,7 @@ async fn strangers_are_rejected_and_what_is_no_object_is_refused() {
     node.stop().await;
 
     let full = Dicom { listen: LOOPBACK, min_free: Size(u64::MAX), ..Dicom::default() };
-    let node = world.node_with(world.spool("full"), fs::os(), full).await;
+    let node = world.node_with(world.spool("full"), fs::os(), full, SOON).await;
     assert_eq!(node.send(&files).await[0].code(), 0xA700);
     assert!(node.metric("instances_total{outcome=\"spool-full\"} 1"));
     node.stop().await;

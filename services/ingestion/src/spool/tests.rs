@@ -59,6 +59,9 @@ fn what_is_received_is_found_again_with_all_that_its_path_tells() {
 
     let left = folder.path().join("incoming/left-over");
     std::fs::write(&left, b"half").unwrap();
+    for stray in ["ready/stray", "ready/net/stray", "ready/net/north/stray"] {
+        std::fs::write(folder.path().join(stray), b"not ours").unwrap();
+    }
     let again = Spool::open(fs::os(), folder.path(), 1).unwrap();
     assert_eq!(again.node(), spool.node());
     assert_eq!(again.recover().unwrap().as_slice(), std::slice::from_ref(&ready));
