@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use isocenter_runtime::config::Period;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How long offers and presence last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long an offer stands before the read goes back to the queue.

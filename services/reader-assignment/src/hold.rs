@@ -177,7 +177,7 @@ impl Desk {
             if matches!(read.record.state, ReadState::Signed { .. }) {
                 return Err(Error::SIGNED);
             }
-            let taken = |from| {
+            let taken = |from: &ReaderId| {
                 read.record.returns.iter().any(|r| r.reader == *from && r.reason == ReturnReason::Reassigned)
             };
             if from.as_ref().is_some_and(|from| read.record.holder() != Some(from) && taken(from)) {

@@ -1,0 +1,115 @@
+//! What is decided about a case's reads.
+
+use std::collections::BTreeMap;
+
+use isocenter_assign::Queue;
+use isocenter_domain::{
+    Time,
+    id::StudyUid,
+    record::{
+        case::{Case, CaseState},
+        read::{Read, ReadKind, ReadState, Return, ReturnReason},
+        report::StudyRevision,
+        study::Study,
+    },
+};
+use proptest::prelude::*;
+
+use super::{anna, boris, case, case_id, complete, uid};
+use crate::plan::{Action, Plan, Situation, item, plan};
+
+fn decide(case: &Case, reads: &[&Read], studies: &[(StudyUid, Study)], present: bool) -> Plan {
+    let numbered = (1..).zip(reads.iter().copied());
+    let situation = Situation {
+        case,
+        reads: numbered.collect(),
+        studies: studies.iter().map(|(uid, study)| (uid.clone(), study)).collect::<BTreeMap<_, _>>(),
+    };
+    plan(&situation, Time(5_000_000), |_| present)
+}
+
+fn signed(revision: u32) -> Read {
+    let studies = vec![StudyRevision { study: uid(1), revision }];
+    let state = ReadState::Signed { reader: anna(), at: Time(3), version: 1, studies };
+    Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) }
+}
+
+fn offered(until: i64) -> Read {
+    let state = ReadState::Offered { reader: anna(), until: Time(until) };
+    Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) }
+}
+
+#[test]
+fn a_ready_case_gets_its_primary_read_with_the_age_of_the_case() {
+    let case = case(&[1]);
+    let create = Action::Create { n: 1, kind: ReadKind::Primary, since: case.complete_at };
+    assert_eq!(decide(&case, &[], &[(uid(1), complete(1))], true).actions, [create]);
+    let waiting = Read::waiting(ReadKind::Primary, Time(1));
+    assert_eq!(decide(&case, &[&waiting], &[(uid(1), complete(2))], true), Plan::default());
+    let closed = Case { state: CaseState::Closed, ..case };
+    assert_eq!(decide(&closed, &[], &[(uid(1), complete(1))], true), Plan::default());
+}
+
+#[test]
+fn images_that_no_signed_read_names_get_a_discrepancy_read_once_nothing_is_live() {
+    let (case, two) = (case(&[1]), [(uid(1), complete(2))]);
+    let kind = ReadKind::Discrepancy { of: 1 };
+    let create = Action::Create { n: 2, kind, since: Time(5_000_000) };
+    assert_eq!(decide(&case, &[&signed(1)], &two, true).actions, [create]);
+    assert_eq!(decide(&case, &[&signed(2)], &two, true), Plan::default());
+    let live = Read::waiting(kind, Time(2));
+    assert_eq!(decide(&case, &[&signed(1), &live], &two, true), Plan::default());
+    assert_eq!(decide(&case, &[&signed(1), &signed(2)], &two, true), Plan::default());
+}
+
+#[test]
+fn an_offer_lapses_by_time_or_absence_and_an_open_read_never() {
+    let case = case(&[1]);
+    let standing = decide(&case, &[&offered(6_000_000)], &[], true);
+    assert_eq!(standing, Plan { actions: Vec::new(), look_again: Some(Time(6_000_000)) });
+    for (read, present) in [(offered(5_000_000), true), (offered(6_000_000), false)] {
+        let plan = decide(&case, &[&read], &[], present);
+        assert!(matches!(plan.actions[..], [Action::Lapse { n: 1, .. }]), "{plan:?}");
+    }
+    let state = ReadState::Open { reader: anna(), token: "t".into(), since: Time(0), studies: Vec::new() };
+    let open = Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) };
+    assert_eq!(decide(&case, &[&open], &[], false), Plan::default());
+}
+
+#[test]
+fn who_returned_a_read_is_not_offered_it_again() {
+    let mut read = Read::waiting(ReadKind::Primary, Time(1));
+    read.returns.push(Return { reader: boris(), reason: ReturnReason::Conflict, at: Time(9) });
+    let id = isocenter_domain::id::ReadId { case: case_id(1), n: 1 };
+    let item = item::item(&id, &read, &case(&[1]), None);
+    assert!(item.excluded.contains(&boris()) && !item.excluded.contains(&anna()));
+    assert_eq!((item.complete_at, item.waiting_since), (Time(1), Time(9)));
+}
+
+proptest! {
+    /// The worklist's order is the queue's.
+    #[test]
+    fn the_worklist_is_in_the_order_of_the_queue(
+        reads in prop::collection::vec((0_i64..5_000, 1_u64..5_000, 0_u64..3_000, prop::option::of(0.0_f64..1.0)), 1..20),
+        now in 0_i64..8_000,
+    ) {
+        let now = Time(now * 1_000_000);
+        let mut queue = Queue::default();
+        let mut listed = Vec::new();
+        for (n, (complete_at, deadline, credit, p)) in (1..).zip(reads) {
+            let case = Case {
+                deadline: std::time::Duration::from_secs(deadline),
+                ai_credit: std::time::Duration::from_secs(credit.min(deadline)),
+                ..case(&[1])
+            };
+            let read = Read::waiting(ReadKind::Primary, Time(complete_at * 1_000_000));
+            let id = isocenter_domain::id::ReadId { case: case_id(n), n: 1 };
+            let item = item::item(&id, &read, &case, p);
+            listed.push((item::order(&item, now), item.read.clone()));
+            queue.insert(item);
+        }
+        listed.sort();
+        let places: Vec<_> = listed.iter().map(|(_, read)| queue.position(read, now).unwrap()).collect();
+        prop_assert_eq!(places, (1..=listed.len()).collect::<Vec<_>>());
+    }
+}
