@@ -1,0 +1,221 @@
+//! The registry over a real store and real sockets.
+
+use isocenter_wire::v1::{self, registry_entry::Entry};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::common::{Cell, Running};
+
+fn site(id: &str, titles: &[&str]) -> Entry {
+    Entry::Site(v1::Site {
+        site_id: id.into(),
+        ae_titles: titles.iter().map(ToString::to_string).collect(),
+        quiet_period: Some(isocenter_wire::duration(std::time::Duration::from_secs(3))),
+        time_zone: "Europe/Moscow".into(),
+        ..v1::Site::default()
+    })
+}
+
+fn reader() -> v1::Reader {
+    v1::Reader {
+        reader_id: "anna".into(),
+        skills: vec![v1::Skill { modality: "CT".into(), body_part: "*".into() }],
+        site_ids: vec!["*".into()],
+        pool_ids: vec!["general".into(), "site:north".into()],
+    }
+}
+
+fn ai() -> v1::AiService {
+    v1::AiService {
+        service_id: "opacity".into(),
+        address: "http://127.0.0.1:9000".into(),
+        receives: v1::AiReceives::Original.into(),
+        max_concurrency: 0,
+    }
+}
+
+fn destination() -> v1::Destination {
+    v1::Destination {
+        destination_id: "ris".into(),
+        mllp: "ris.north:2575".into(),
+        receiving_application: "RIS".into(),
+        receiving_facility: "NORTH".into(),
+    }
+}
+
+async fn put(running: &Running, entry: Entry, request_id: &str) -> Result<v1::RegistryEntry, Status> {
+    let entry = Some(v1::RegistryEntry { entry: Some(entry) });
+    let request = v1::PutRequest { entry, request_id: request_id.into() };
+    running.registry.clone().put(request).await.map(tonic::Response::into_inner)
+}
+
+async fn delete(running: &Running, kind: v1::RegistryKind, id: &str, request: &str) -> Result<(), Status> {
+    let request = v1::DeleteRequest { kind: kind.into(), id: id.into(), request_id: request.into() };
+    running.registry.clone().delete(request).await.map(|_| ())
+}
+
+async fn get(running: &Running, kind: v1::RegistryKind, id: &str) -> Result<Option<Entry>, Status> {
+    let request = v1::GetRequest { kind: kind.into(), id: id.into() };
+    running.registry.clone().get(request).await.map(|answer| answer.into_inner().entry)
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_listed_and_deleted_with_an_event_each() {
+    let cell = Cell::new().await;
+    let running = cell.serve().await;
+    let pool =
+        Entry::Pool(v1::Pool { pool_id: "site:north".into(), description: "North's own readers".into() });
+    let entries = [
+        (v1::RegistryKind::Site, "north", site("north", &["CT1", "MR 1"])),
+        (v1::RegistryKind::Reader, "anna", Entry::Reader(reader())),
+        (v1::RegistryKind::Pool, "site:north", pool),
+        (
+            v1::RegistryKind::AiService,
+            "opacity",
+            Entry::AiService(v1::AiService { max_concurrency: 1, ..ai() }),
+        ),
+        (v1::RegistryKind::Destination, "ris", Entry::Destination(destination())),
+    ];
+    for (kind, id, entry) in entries {
+        assert_eq!(put(&running, entry.clone(), "r1").await.unwrap().entry, Some(entry.clone()));
+        assert_eq!(get(&running, kind, id).await.unwrap(), Some(entry.clone()));
+        let request = v1::ListRequest { kind: kind.into(), ..v1::ListRequest::default() };
+        let listed = running.registry.clone().list(request).await.unwrap().into_inner();
+        assert_eq!((listed.entries.len(), listed.next_page_token.as_str()), (1, ""));
+        delete(&running, kind, id, "r2").await.unwrap();
+        assert_eq!(get(&running, kind, id).await.unwrap_err().code(), Code::NotFound);
+        delete(&running, kind, id, "r2").await.expect("a repeat answers as the first");
+        assert_eq!(delete(&running, kind, id, "r3").await.unwrap_err().code(), Code::NotFound);
+    }
+    let events = cell.events("registry/t/site/north").await;
+    let told: Vec<(&str, &str)> = events.iter().map(|e| (e.1.as_str(), e.2.as_str())).collect();
+    assert_eq!(told, [("created", "dev"), ("deleted", "dev")]);
+
+    // Registered again, its change counter goes on: what follows the events applies them only upward.
+    put(&running, site("north", &["CT1"]), "r4").await.unwrap();
+    let again = cell.events("registry/t/site/north").await;
+    assert_eq!(again.len(), 3);
+    assert!(again[2].3 > events[1].3 && again[2].1 == "created", "{again:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_put_again_changes_nothing_and_another_replaces() {
+    let cell = Cell::new().await;
+    let running = cell.serve().await;
+    let first = put(&running, site("north", &["CT1"]), "r1").await.unwrap();
+    assert_eq!(put(&running, site("north", &["CT2"]), "r1").await.unwrap(), first);
+    put(&running, site("north", &["CT1", "CT2"]), "r2").await.unwrap();
+    let events: Vec<String> = cell.events("registry/").await.into_iter().map(|e| e.1).collect();
+    assert_eq!(events, ["created", "replaced"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_comes_in_pages_in_the_order_of_ids() {
+    let cell = Cell::new().await;
+    let running = cell.serve().await;
+    for id in ["b", "a-1", "a", "d", "c"] {
+        let pool = v1::Pool { pool_id: id.into(), description: String::new() };
+        put(&running, Entry::Pool(pool), "r1").await.unwrap();
+    }
+    let (mut seen, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListRequest { kind: v1::RegistryKind::Pool.into(), page_size: 2, page_token };
+        let page = running.registry.clone().list(request).await.unwrap().into_inner();
+        seen.extend(page.entries.into_iter().map(|entry| match entry.entry {
+            Some(Entry::Pool(pool)) => pool.pool_id,
+            other => panic!("{other:?}"),
+        }));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["a", "a-1", "b", "c", "d"]);
+    let wrong = v1::ListRequest { kind: v1::RegistryKind::Pool.into(), page_size: -1, ..Default::default() };
+    assert_eq!(running.registry.clone().list(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
+    let seconds = |s| Some(isocenter_wire::duration(std::time::Duration::from_secs(s)));
+    let site = |change: &dyn Fn(&mut v1::Site)| {
+        let mut site = v1::Site { site_id: "north".into(), ..v1::Site::default() };
+        change(&mut site);
+        Entry::Site(site)
+    };
+    let reader = |change: &dyn Fn(&mut v1::Reader)| {
+        let mut reader = reader();
+        change(&mut reader);
+        Entry::Reader(reader)
+    };
+    let cell = Cell::new().await;
+    let running = cell.serve().await;
+    let cases = [
+        (site(&|s| s.site_id = "North".into()), "entry.site.site_id"),
+        (site(&|s| s.ae_titles = vec!["CT1".into(), "A\\B".into()]), "entry.site.ae_titles[1]"),
+        (site(&|s| s.ae_titles = vec!["CT1".into(), "CT1".into()]), "entry.site.ae_titles[1]"),
+        (site(&|s| s.quiet_period = seconds(0)), "entry.site.quiet_period"),
+        (site(&|s| s.max_assembly = seconds(100_000)), "entry.site.max_assembly"),
+        (site(&|s| (s.quiet_period, s.max_assembly) = (seconds(20), seconds(10))), "entry.site.quiet_period"),
+        (site(&|s| s.time_zone = "Europe/".into()), "entry.site.time_zone"),
+        (site(&|s| s.authority = "A\nB".into()), "entry.site.authority"),
+        (reader(&|r| r.skills.clear()), "entry.reader.skills"),
+        (reader(&|r| r.skills[0].modality = "ct".into()), "entry.reader.skills[0].modality"),
+        (reader(&|r| r.skills[0].body_part = String::new()), "entry.reader.skills[0].body_part"),
+        (reader(&|r| r.site_ids = vec!["north".into(), "*".into()]), "entry.reader.site_ids[1]"),
+        (reader(&|r| r.pool_ids = vec!["a/b".into()]), "entry.reader.pool_ids[0]"),
+        (Entry::Pool(v1::Pool { pool_id: "site:".into(), ..v1::Pool::default() }), "entry.pool.pool_id"),
+    ];
+    for (entry, field) in cases {
+        refused(&running, entry, field).await;
+    }
+    for address in
+        ["", "127.0.0.1:9000", "https://a:1", "http://a", "http://a:0", "http://a:1/x", "http://u@a:1"]
+    {
+        let entry = v1::AiService { address: address.into(), ..ai() };
+        refused(&running, Entry::AiService(entry), "entry.ai_service.address").await;
+    }
+    for mllp in ["", "ris", "ris:", "ris:0", "ris:70000", "http://ris:1", ":1", "::1:2575", "ris:+1"] {
+        let entry = v1::Destination { mllp: mllp.into(), ..destination() };
+        refused(&running, Entry::Destination(entry), "entry.destination.mllp").await;
+    }
+    put(&running, Entry::Destination(v1::Destination { mllp: "[::1]:2575".into(), ..destination() }), "r")
+        .await
+        .unwrap();
+    running.stop().await;
+}
+
+async fn refused(running: &Running, entry: Entry, field: &str) {
+    let shown = format!("{entry:?}");
+    let refused = put(running, entry, "r").await.expect_err(&shown);
+    assert_eq!(refused.code(), Code::InvalidArgument, "{shown}");
+    let fields = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(fields[0].field, field, "{shown}: {}", fields[0].description);
+}
+
+#[tokio::test]
+async fn an_ae_title_is_one_sites_also_where_two_replicas_are_asked_at_once() {
+    let cell = Cell::new().await;
+    let (a, b) = (cell.serve().await, cell.serve().await);
+    put(&a, site("north", &["CT1"]), "r1").await.unwrap();
+    let refused = put(&b, site("south", &["MR1", "CT1"]), "r1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert!(refused.message().contains("CT1 belongs to site north"), "{}", refused.message());
+    assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "entry.site.ae_titles");
+
+    for n in 0..20 {
+        let title = format!("DX{n}");
+        let (left, right) = (format!("left-{n}"), format!("right-{n}"));
+        let titles = [title.as_str()];
+        let (one, other) =
+            tokio::join!(put(&a, site(&left, &titles), "r1"), put(&b, site(&right, &titles), "r1"));
+        assert!(one.is_ok() != other.is_ok(), "{title}: {one:?} {other:?}");
+        let lost = one.err().or(other.err()).unwrap();
+        assert_eq!(lost.code(), Code::AlreadyExists, "{title}: {lost:?}");
+    }
+    a.stop().await;
+    b.stop().await;
+}
