@@ -18,11 +18,14 @@ const MARK: &str = "isocenter-forwarded";
 /// How long the leader may take: well within what a workstation waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A leader's address and the connection to it.
+type Connection = (String, ReaderAssignmentClient<Channel>);
+
 /// A connection to the leader.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forward {
     /// To whom, and the connection; made anew for another leader.
-    connection: Arc<Mutex<Option<(String, ReaderAssignmentClient<Channel>)>>>,
+    connection: Arc<Mutex<Option<Connection>>>,
 }
 
 /// Whether the request comes from another replica.

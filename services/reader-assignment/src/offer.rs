@@ -61,7 +61,7 @@ struct Reserved {
 
 /// What an attempt came to.
 enum Attempt {
-    Made(v1::Read),
+    Made(Box<v1::Read>),
     /// The read was not to be had; another may be.
     Other(ReaderReserved),
 }
@@ -132,7 +132,7 @@ impl Offers {
             let Some(read) = read else { return Ok(None) };
             let pair = Reserved { read, reader: reserved };
             match self.attempt(asking, fence, pair, &hands, &profile).await? {
-                Attempt::Made(read) => return Ok(Some(read)),
+                Attempt::Made(read) => return Ok(Some(*read)),
                 Attempt::Other(reader) => reserved = reader,
             }
         }
@@ -204,7 +204,7 @@ impl Offers {
             Ok(offered) => {
                 pair.read.not_before(offered.mod_revision);
                 self.desk.meters.offered(self.desk.now().since(read.record.waiting_since));
-                Ok(Attempt::Made(self.desk.show(&offered, &case.key, &case.record)))
+                Ok(Attempt::Made(Box::new(self.desk.show(&offered, &case.key, &case.record))))
             }
             Err(Error::Table(TableError::Conflict)) => {
                 // Either a record moved, or another leads: then no attempt can succeed.

@@ -51,7 +51,7 @@ pub(crate) fn read(
         holder_reader_id: holder.map(ReaderId::to_string).unwrap_or_default(),
         held_until: until.map(|until: Time| timestamp(until)),
         open_token: String::new(),
-        drafts: read.drafts.iter().map(|draft| draft.0.to_vec().into()).collect(),
+        drafts: read.drafts.iter().map(|draft| draft.0.to_vec()).collect(),
     }
 }
 

@@ -168,7 +168,7 @@ impl Desk {
             read: Some(self.shown(&ask.key).await?),
             report_id: ask.key.read.to_string(),
             version: report.key.version,
-            sha256: report.record.body.0.to_vec().into(),
+            sha256: report.record.body.0.to_vec(),
         }))
     }
 

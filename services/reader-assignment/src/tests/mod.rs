@@ -3,6 +3,7 @@
 mod flow;
 mod interleave;
 mod plan;
+mod served;
 mod sign;
 mod worklist;
 
@@ -26,6 +27,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::{
     clock::TestClock, fs, metrics::Metrics, random::Seeded, secret::Secret, task::Tasks,
+    telemetry::trace::new_trace,
 };
 use isocenter_store::{
     Kv, Op, Txn,
@@ -110,6 +112,8 @@ pub(super) struct World {
     pub kv: Arc<dyn Kv>,
     pub clock: TestClock,
     pub tables: Tables,
+    /// The trace that every study is in.
+    pub trace: String,
     folder: tempfile::TempDir,
 }
 
@@ -129,7 +133,7 @@ impl World {
         let kv: Arc<dyn Kv> = Arc::new(Embedded::open(options).await.unwrap());
         let clock = TestClock::new(Time(10_000_000));
         let tables = tables(&kv, &clock).await;
-        let world = Self { kv, clock, tables, folder };
+        let world = Self { kv, clock, tables, trace: new_trace(), folder };
         for reader in [anna(), boris()] {
             world.register(&reader, "CT").await;
         }
@@ -143,22 +147,27 @@ impl World {
 
     pub async fn node_over(&self, kv: Arc<dyn Kv>, address: &str) -> Node {
         let tasks = Tasks::new();
-        let tables = tables(&kv, &self.clock).await;
-        let mirrors = Mirrors::new(tables.clone(), &tasks);
-        let deps = Deps {
-            tables,
-            mirrors,
-            blobs: isocenter_blobs::Blobs::open(self.folder.path().join("blobs").to_str().unwrap()).unwrap(),
-            metrics: Metrics::new(),
-            tasks: tasks.clone(),
-            address: address.to_owned(),
-        };
-        let service = Service::build(Config::default(), deps).unwrap();
+        let service = self.service(&tasks, &Metrics::new(), kv, address).await;
         let desk = Arc::clone(&service.desk);
         desk.view.synced().await;
         service.campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
         Node { rpc: Rpc::new(Arc::clone(&desk)), desk, tasks }
+    }
+
+    /// A service that does not run yet.
+    pub async fn service(&self, tasks: &Tasks, metrics: &Metrics, kv: Arc<dyn Kv>, address: &str) -> Service {
+        let tables = tables(&kv, &self.clock).await;
+        let mirrors = Mirrors::new(tables.clone(), tasks);
+        let deps = Deps {
+            tables,
+            mirrors,
+            blobs: isocenter_blobs::Blobs::open(self.folder.path().join("blobs").to_str().unwrap()).unwrap(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            address: address.to_owned(),
+        };
+        Service::build(Config::default(), deps).unwrap()
     }
 
     /// A store that fails as told.
@@ -171,7 +180,7 @@ impl World {
             let mut change = self.tables.change(Cause::role("test"));
             match self.tables.load::<R>(key).await.unwrap() {
                 Some(stored) => change.update(&stored, record, "changed"),
-                None => change.create(key, record, "made", ""),
+                None => change.create(key, record, "made", &self.trace),
             }
             if change.commit().await.is_ok() {
                 return;

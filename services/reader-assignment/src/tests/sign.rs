@@ -196,7 +196,6 @@ async fn a_signature_names_exactly_the_studies_and_says_something() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_answers_the_store_loses_a_signature_is_one_report() {
     for seed in 0..8 {
-        println!("seed {seed}");
         let world = World::new().await;
         let faulty = world.faulty(seed);
         let node = world.node_over(Arc::clone(&faulty) as Arc<dyn Kv>, "a:1").await;
@@ -213,10 +212,10 @@ async fn whatever_answers_the_store_loses_a_signature_is_one_report() {
                 Err(status) => {
                     assert!(
                         matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Aborted),
-                        "{status:?}"
+                        "seed {seed}: {status:?}"
                     );
                     tries += 1;
-                    assert!(tries < 200, "{status:?}");
+                    assert!(tries < 200, "seed {seed}: {status:?}");
                 }
             }
         };
