@@ -178,3 +178,77 @@ impl KeySource for StudySource {
         Ok(self.0.studies.changes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use isocenter_domain::{
+        Time,
+        record::study::{Evidence, Facts, StudyEvent},
+        refs::Digest,
+    };
+    use isocenter_runtime::{clock::TestClock, metrics::Metrics as Registry, task::Tasks};
+    use isocenter_store::{
+        embedded::{Embedded, EmbeddedOptions},
+        table::TableError,
+    };
+
+    use super::*;
+
+    async fn studies(folder: &std::path::Path) -> Studies {
+        let store = Arc::new(Embedded::open(EmbeddedOptions::new(folder.join("store"))).await.unwrap());
+        let clock = TestClock::new(Time(1_000)).shared();
+        let secret = Secret::new([1; 32]);
+        let tables = Tables::open(store, clock, "cell".parse().unwrap(), &secret).await.unwrap();
+        let blobs = Blobs::open(folder.join("blobs").to_str().unwrap()).unwrap();
+        let metrics = Metrics::new(&Registry::new());
+        let mirrors = StudyMirrors::new(&Mirrors::new(tables.clone(), &Tasks::new()));
+        let policies = Arc::new(Policies::new(tables.clone(), blobs.clone(), metrics.clone()));
+        Studies { tables, mirrors, blobs, secret, policies, metrics }
+    }
+
+    /// The next revision of the study, whose manifest is lost.
+    async fn complete(studies: &Studies, key: &StudyKey) -> Stored<Study> {
+        let stored = studies.tables.load::<Study>(key).await.unwrap();
+        let mut change = studies.tables.change(Cause::role("ingestion"));
+        let now = change.now();
+        let completed = StudyEvent::Completed {
+            evidence: Evidence::QuietPeriod,
+            doubt: None,
+            manifest: Digest::of(b"lost"),
+            facts: Facts { images: 1, instances: 1, ..Facts::default() },
+        };
+        let study = match &stored {
+            Some(stored) => stored.record.clone(),
+            None => Study::receiving("north".parse().unwrap(), "CT1".parse().unwrap(), now),
+        };
+        let study = study.transition(StudyEvent::Received, now).unwrap().0;
+        let study = study.transition(completed, now).unwrap().0;
+        match &stored {
+            Some(stored) => change.update(stored, &study, "completed"),
+            None => change.create(key, &study, "completed", ""),
+        }
+        change.commit().await.unwrap();
+        studies.tables.load(key).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_decision_on_images_that_are_no_longer_the_last_is_not_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let studies = studies(folder.path()).await;
+        let key = StudyKey { tenant: "t".parse().unwrap(), study: "1.2.3".parse().unwrap() };
+        let stale = complete(&studies, &key).await;
+        let fresh = complete(&studies, &key).await;
+        let refused = studies.route(&stale).await;
+        assert!(matches!(refused, Err(Error::Table(TableError::Conflict))), "{refused:?}");
+        assert_eq!(studies.tables.load::<Plan>(&plan_key(&key)).await.unwrap(), None);
+        assert_eq!(studies.tables.load::<Case>(&case_key(&key)).await.unwrap(), None);
+
+        studies.route(&fresh).await.unwrap();
+        let plan = studies.tables.load::<Plan>(&plan_key(&key)).await.unwrap().unwrap();
+        assert_eq!(plan.record.revision, 2);
+        // Once more changes nothing, whichever revision it believes in.
+        studies.route(&fresh).await.unwrap();
+        studies.route(&stale).await.unwrap();
+        assert_eq!(studies.tables.load::<Plan>(&plan_key(&key)).await.unwrap(), Some(plan));
+    }
+}

@@ -1,6 +1,6 @@
 //! Decisions on made-up studies.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use isocenter_domain::{
     document::{Images, Instance, Series},
@@ -79,10 +79,10 @@ fn complete(revision: u32, facts: &study::Facts) -> Study {
 }
 
 fn decide(study: &Study, case: Option<&Case>) -> Result<Planned, Illegal> {
-    let policy = Policy::parse(POLICY).unwrap();
+    static PARSED: LazyLock<Policy> = LazyLock::new(|| Policy::parse(POLICY).unwrap());
     let subject = Subject { key: &key(), study, own: OWN, case };
     let facts = facts(study, &study.facts, None, study.revision, false);
-    plan(&subject, &facts, &policy, TEXT, Time(9_000))
+    plan(&subject, &facts, &PARSED, TEXT, Time(9_000))
 }
 
 fn texts<T: ToString>(ids: &[T]) -> Vec<String> {

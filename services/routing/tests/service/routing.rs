@@ -3,6 +3,7 @@
 use isocenter_blobs::path;
 use isocenter_domain::record::{case::CaseState, plan::Reading};
 use isocenter_policy::DEFAULT_TEXT;
+use isocenter_runtime::telemetry::testing::TestSpans;
 use isocenter_wire::v1;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -55,6 +56,7 @@ fn decision<'a>(explained: &'a v1::ExplainResponse, field: &str) -> (&'a str, &'
 
 #[tokio::test]
 async fn a_complete_study_has_a_plan_and_a_ready_case_of_one_transaction() {
+    let spans = TestSpans::install();
     let cell = Cell::new().await;
     cell.complete("1.2.3", &CHEST).await;
     let running = cell.serve().await;
@@ -74,6 +76,9 @@ async fn a_complete_study_has_a_plan_and_a_ready_case_of_one_transaction() {
     })
     .await;
     running.stop().await;
+    let traced = spans.of(TRACE);
+    let route = traced.iter().find(|span| span.name == "route").expect("routing is in the study's trace");
+    assert_eq!(route.parent.as_deref(), TRACE.split('-').nth(2));
 }
 
 #[tokio::test]
