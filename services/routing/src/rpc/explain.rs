@@ -2,6 +2,7 @@
 
 use isocenter_blobs::path;
 use isocenter_domain::{
+    Kind, Kinded as _,
     document::Manifest,
     key::StudyKey,
     record::{
@@ -54,13 +55,17 @@ impl RoutingRpc {
     async fn decided_again(&self, study: &Stored<Study>, plan: &Plan) -> Result<Decision, Error> {
         let StudyKey { tenant, study: uid } = &study.key;
         let version = self.policies.version(tenant, &plan.policy).await?;
-        let found = self.blobs.get(&path::manifest(tenant, uid, plan.revision)).await;
-        let bytes = found.map_err(|source| Error::Unread { what: "manifest", source })?;
-        let images = Manifest::decode(&bytes).map_err(Error::Manifest)?.images;
-        let said = images.facts(None, None);
         let last = study.record.revision == plan.revision;
+        let images = match self.blobs.get(&path::manifest(tenant, uid, plan.revision)).await {
+            Ok(bytes) => Some(Manifest::decode(&bytes).map_err(Error::Manifest)?.images),
+            // It was lost before the study was decided or since; what the record says of the revision is left.
+            Err(e) if last && e.kind() == Kind::NotFound => None,
+            Err(source) => return Err(Error::Unread { what: "manifest", source }),
+        };
+        let said =
+            images.as_ref().map_or_else(|| study.record.facts.clone(), |images| images.facts(None, None));
         let doubt = last && matches!(&study.record.state, StudyState::Complete { doubt: Some(_), .. });
-        let facts = plan::facts(&study.record, &said, Some(&images), plan.revision, doubt);
+        let facts = plan::facts(&study.record, &said, images.as_ref(), plan.revision, doubt);
         Ok(version.policy.decide(&facts))
     }
 }

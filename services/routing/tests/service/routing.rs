@@ -252,6 +252,8 @@ async fn a_lost_manifest_holds_up_no_study_and_is_counted() {
     let running = cell.serve().await;
     assert!(cell.plan("1.2.3", 1).await.record.case().is_some());
     assert_eq!(running.metric("isocenter_routing_lost_manifests_total").as_deref(), Some("1"));
+    let explained = explain(&running, "1.2.3").await.unwrap();
+    assert_eq!(explained.rules[0].outcome, "not matched", "it has images, by its record");
     running.stop().await;
 }
 
