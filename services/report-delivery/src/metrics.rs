@@ -88,3 +88,43 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use isocenter_domain::{record::report::ReportKind, refs::Ref};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_accepted_is_shown_by_state_with_its_age_and_as_overdue() {
+        let delivery = |state, since| Delivery {
+            state,
+            message_id: "id".into(),
+            kind: ReportKind::Final,
+            accession: Ref([0; 16]),
+            signed_at: Time(0),
+            attempts: 0,
+            since: Time(0).plus(Duration::from_secs(since)),
+        };
+        let all = [
+            delivery(DeliveryState::Pending, 990),
+            delivery(DeliveryState::DeadLetter { reason: String::new(), at: Time(0) }, 0),
+            delivery(DeliveryState::ApplicationAccepted { at: Time(0) }, 0),
+        ];
+        let registry = Registry::new();
+        let now = Time(0).plus(Duration::from_secs(1_000));
+        Metrics::new(&registry).observe(all.iter(), &Config::default(), now);
+        let text = registry.render().unwrap();
+        for line in [
+            r#"_deliveries{state="pending"} 1"#,
+            r#"_deliveries{state="retrying"} 0"#,
+            r#"_oldest_seconds{state="pending"} 10"#,
+            r#"_oldest_seconds{state="dead-letter"} 1000"#,
+            "_overdue 1",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+}

@@ -166,6 +166,8 @@ enum Act {
     Look(bool),
     /// A sender does what the plan says about what it read.
     Obey(bool),
+    /// Both, with nothing between.
+    Step(bool),
     /// The message of a sender that holds a claim meets this fate.
     Exchange(bool, Fate),
     /// A sender writes down how its attempt ended.
@@ -200,12 +202,13 @@ fn fate() -> impl Strategy<Value = Fate> {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         2 => any::<i8>().prop_map(Act::Sign),
-        6 => any::<bool>().prop_map(Act::Look),
-        6 => any::<bool>().prop_map(Act::Obey),
-        5 => (any::<bool>(), fate()).prop_map(|(s, f)| Act::Exchange(s, f)),
-        5 => any::<bool>().prop_map(Act::Settle),
+        8 => any::<bool>().prop_map(Act::Step),
+        3 => any::<bool>().prop_map(Act::Look),
+        3 => any::<bool>().prop_map(Act::Obey),
+        3 => (any::<bool>(), fate()).prop_map(|(s, f)| Act::Exchange(s, f)),
+        4 => any::<bool>().prop_map(Act::Settle),
         1 => any::<bool>().prop_map(Act::Kill),
-        3 => (0_u32..60).prop_map(Act::Pass),
+        4 => (0_u32..45).prop_map(Act::Pass),
         1 => (0_u32..400_000).prop_map(Act::Pass),
         1 => Just(Act::Replay),
     ]
@@ -246,6 +249,10 @@ impl World {
             Act::Sign(skew) => self.sign(skew),
             Act::Look(s) => self.senders[usize::from(s)].seen = Some(self.store.clone()),
             Act::Obey(s) => self.obey(usize::from(s)),
+            Act::Step(s) => {
+                self.senders[usize::from(s)].seen = Some(self.store.clone());
+                self.obey(usize::from(s));
+            }
             Act::Exchange(s, fate) => self.exchange(usize::from(s), fate),
             Act::Settle(s) => self.settle(usize::from(s)),
             Act::Kill(s) => self.senders[usize::from(s)] = Sender::default(),
@@ -381,8 +388,7 @@ impl World {
                 Act::Settle(false),
                 Act::Settle(true),
                 Act::Replay,
-                Act::Look(false),
-                Act::Obey(false),
+                Act::Step(false),
                 Act::Exchange(false, Fate::Answered),
                 Act::Settle(false),
                 Act::Pass(30),

@@ -19,10 +19,12 @@ use isocenter_domain::{
 use isocenter_peers::receiver::Receiver;
 use isocenter_report_delivery::{Config, Deps, Service};
 use isocenter_runtime::{
-    clock, config::Period, metrics::Metrics, secret::Secret, task::Tasks, telemetry::trace,
+    clock, config::Period, metrics::Metrics, random::Seeded, secret::Secret, task::Tasks, telemetry::trace,
 };
 use isocenter_store::{
+    Kv,
     embedded::{Embedded, EmbeddedOptions},
+    faulty::{Faults, FaultyStore},
     table::{Cause, Mirrors, Stored, Tables, kind_range},
 };
 use isocenter_testkit::wait_for;
@@ -124,10 +126,29 @@ impl Bench {
 
     /// A service over this store, with caches of its own as another process has them.
     pub fn serve(&self, config: Config) -> Running {
+        self.serve_over(self.tables.clone(), config)
+    }
+
+    /// A service that sees this store through a network that fails.
+    pub async fn serve_faulty(
+        &self,
+        config: Config,
+        faults: Faults,
+        rng: Seeded,
+    ) -> (Running, Arc<FaultyStore>) {
+        let faulty = Arc::new(FaultyStore::new(Arc::clone(self.tables.kv()), Faults::default(), rng));
+        let (cell, secret) = ("cell".parse().unwrap(), Secret::new([1; 32]));
+        let kv: Arc<dyn Kv> = faulty.clone();
+        let tables = Tables::open(kv, clock::system(), cell, &secret).await.unwrap();
+        faulty.set(faults);
+        (self.serve_over(tables, config), faulty)
+    }
+
+    fn serve_over(&self, tables: Tables, config: Config) -> Running {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let deps = Deps {
-            tables: self.tables.clone(),
-            mirrors: Mirrors::new(self.tables.clone(), &tasks),
+            tables: tables.clone(),
+            mirrors: Mirrors::new(tables, &tasks),
             blobs: self.blobs.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
