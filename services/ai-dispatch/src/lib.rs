@@ -1,1 +1,163 @@
-//! ai-dispatch.
+//! AI dispatch: has studies analysed by vendors' services, beside everything else.
+//!
+//! For each service that a study's plan names there is one task for each revision. A task is claimed before the service
+//! is called, the call bears the same request id in every attempt, and what comes back is held against the contract
+//! before anybody sees it. Whatever a service does (answers nonsense, fails, hangs, is gone), its task ends by its
+//! deadline, and nothing else waits: neither a case nor a read is ever touched here.
+
+mod config;
+mod error;
+mod metrics;
+mod plan;
+mod reconcile;
+mod rpc;
+mod token;
+mod vendor;
+
+use std::sync::Arc;
+
+use isocenter_blobs::Blobs;
+use isocenter_domain::key::{AiTaskKey, StudyKey};
+use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner};
+use isocenter_runtime::{secret::Secret, task::Tasks};
+use isocenter_store::table::{Mirrors, Tables};
+use isocenter_wire::v1::ai_dispatch_server::AiDispatchServer;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metrics::Metrics,
+    reconcile::{
+        Core,
+        analyses::Analyses,
+        calls::Calls,
+        gate::Gate,
+        sources::{StudySource, TaskSource},
+        studies::Studies,
+    },
+    vendor::Vendors,
+};
+
+pub use crate::{config::Config, error::Error};
+
+/// What AI dispatch stands on.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// The records.
+    pub tables: Tables,
+    /// Their caches.
+    pub mirrors: Mirrors,
+    /// Manifests, pixels and results.
+    pub blobs: Blobs,
+    /// Where its metrics are registered, once in a process.
+    pub metrics: isocenter_runtime::metrics::Metrics,
+    /// Ends it; calls under way are given back.
+    pub tasks: Tasks,
+    /// The network's secret, of which request ids and tokens for pixels are made.
+    pub secret: Secret,
+    /// Where vendors reach this service's `FetchInstances`: `http://host:port`.
+    pub fetch_address: String,
+}
+
+/// AI dispatch, built and not yet running. Any number of them may run over one store; each holds a service to its limit
+/// by itself.
+pub struct Service {
+    studies: Work<StudyKey>,
+    tasks: Work<AiTaskKey>,
+    rpc: rpc::Rpc,
+    metrics: Metrics,
+    ended: CancellationToken,
+}
+
+/// One kind of key, what finds its keys and what is done about them.
+struct Work<K> {
+    name: &'static str,
+    queue: Queue<K>,
+    reconciler: Arc<dyn Reconciler<Key = K>>,
+    source: Arc<dyn KeySource<Key = K>>,
+}
+
+impl<K: Key> Work<K> {
+    async fn run(self, hooks: Hooks, ended: CancellationToken) {
+        let Self { name, queue, reconciler, source } = self;
+        let runner = Runner::new(Options::new(name), hooks);
+        tokio::join!(
+            Feed::new(name).run(source, queue.clone(), ended.clone()),
+            runner.run(queue, reconciler, ended),
+        );
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service")
+            .field("studies", &self.studies.queue)
+            .field("tasks", &self.tasks.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Puts the parts together. Reads and calls nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that make no sense.
+    pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
+        config.check()?;
+        let Deps { tables, mirrors, blobs, metrics, tasks, secret, fetch_address } = deps;
+        let metrics = Metrics::new(&metrics);
+        let clock = Arc::clone(tables.clock());
+        let queue = Queue::new(Arc::clone(&clock));
+        let core = Core {
+            tables,
+            blobs: blobs.clone(),
+            secret: secret.clone(),
+            vendors: Vendors::new(queue.clone(), tasks.clone(), Arc::clone(&clock), config.describe.0),
+            calls: Calls::default(),
+            metrics: metrics.clone(),
+        };
+        let studies = Studies::new(core.clone(), &mirrors);
+        let ended = tasks.token();
+        let analyses = Analyses {
+            core,
+            config,
+            known: mirrors.of(),
+            gate: Gate::new(queue.clone()),
+            queue: queue.clone(),
+            tasks,
+            fetch_address: fetch_address.into(),
+        };
+        let rpc = rpc::Rpc {
+            blobs,
+            secret,
+            clock: Arc::clone(&clock),
+            registry: mirrors.of(),
+            tasks: mirrors.of(),
+            metrics: metrics.clone(),
+            streams: Arc::default(),
+        };
+        let studies = Work {
+            name: "ai-studies",
+            queue: Queue::new(clock),
+            reconciler: Arc::new(studies),
+            source: Arc::new(StudySource::new(&mirrors)),
+        };
+        let source = Arc::new(TaskSource::new(&mirrors));
+        let tasks = Work { name: "ai-tasks", queue, reconciler: Arc::new(analyses), source };
+        Ok(Self { studies, tasks, rpc, metrics, ended })
+    }
+
+    /// Adds this role's gRPC service. Its one call needs no principal: the token in it is the credential.
+    pub fn routes(&self, routes: &mut tonic::service::RoutesBuilder) {
+        routes.add_service(AiDispatchServer::new(self.rpc.clone()));
+    }
+
+    /// Works until the tasks' token is cancelled.
+    ///
+    /// # Errors
+    /// None so far: whatever fails is tried again.
+    pub async fn run(self) -> Result<(), Error> {
+        let Self { studies, tasks, metrics, ended, .. } = self;
+        tokio::join!(studies.run(metrics.hooks.clone(), ended.clone()), tasks.run(metrics.hooks, ended));
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! A vendor's service that does what it is told, and remembers what it was asked.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use isocenter_runtime::task::Tasks;
+use isocenter_wire::v1::{
+    AiRefusal, AiRefusalReason, AiResult, AnalyzeRequest, AnalyzeResponse, CancelRequest, CancelResponse,
+    DescribeRequest, DescribeResponse,
+    ai_inference_server::{AiInference, AiInferenceServer},
+    analyze_response::Outcome,
+};
+use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status};
+
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    Answer(f64),
+    OtherStudy,
+    OtherRequest,
+    Refuse,
+    Fail(Code),
+    /// Never answers.
+    Hang,
+    /// Answers when the test lets it.
+    Hold(f64),
+}
+
+#[derive(Clone, Default)]
+pub struct Vendor {
+    state: Arc<watch::Sender<State>>,
+    script: Arc<Mutex<VecDeque<Reply>>>,
+    always: Arc<Mutex<Option<Reply>>>,
+    described: Arc<Mutex<DescribeResponse>>,
+    held: Arc<Gate>,
+}
+
+struct Gate(Semaphore);
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct State {
+    pub requests: Vec<AnalyzeRequest>,
+    pub traceparents: Vec<String>,
+    pub cancelled: Vec<String>,
+    pub running: usize,
+    pub most: usize,
+    pub described: usize,
+}
+
+impl Vendor {
+    /// Listens until `tasks` end; answers 0.5 to everything. Returns its address.
+    pub async fn start(tasks: &Tasks) -> (Self, String) {
+        let vendor = Self::default();
+        vendor.describe(8, &[]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (server, ended) = (AiInferenceServer::new(vendor.clone()), tasks.token());
+        tasks.background("vendor", async move {
+            let incoming = TcpListenerStream::new(listener);
+            let server = tonic::transport::Server::builder().add_service(server);
+            tokio::select! {
+                served = server.serve_with_incoming(incoming) => served.unwrap(),
+                () = ended.cancelled() => {}
+            }
+        });
+        (vendor, address)
+    }
+
+    pub fn describe(&self, max_concurrency: u32, modalities: &[&str]) {
+        *self.described.lock().unwrap() = DescribeResponse {
+            max_concurrency,
+            modalities: modalities.iter().map(|m| (*m).to_owned()).collect(),
+            ..DescribeResponse::default()
+        };
+    }
+
+    /// Answers so, once each, in this order.
+    pub fn next(&self, replies: &[Reply]) {
+        self.script.lock().unwrap().extend(replies);
+    }
+
+    /// Answers so whatever the script does not cover.
+    pub fn always(&self, reply: Reply) {
+        *self.always.lock().unwrap() = Some(reply);
+    }
+
+    /// Lets held answers go.
+    pub fn release(&self, n: usize) {
+        self.held.0.add_permits(n);
+    }
+
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until `enough` holds.
+    pub async fn until(&self, what: &str, enough: impl FnMut(&State) -> bool) -> State {
+        let mut seen = self.state.subscribe();
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(15), seen.wait_for(enough)).await;
+        waited.unwrap_or_else(|_| panic!("waited in vain for {what}")).unwrap().clone()
+    }
+}
+
+/// One analysis under way.
+struct Running(Arc<watch::Sender<State>>);
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|s| s.running -= 1);
+    }
+}
+
+#[tonic::async_trait]
+impl AiInference for Vendor {
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        self.state.send_modify(|s| s.described += 1);
+        Ok(Response::new(self.described.lock().unwrap().clone()))
+    }
+
+    async fn analyze(&self, request: Request<AnalyzeRequest>) -> Result<Response<AnalyzeResponse>, Status> {
+        let header = request.metadata().get("traceparent").map(|v| v.to_str().unwrap().to_owned());
+        let request = request.into_inner();
+        let reply = self.script.lock().unwrap().pop_front();
+        let reply = reply.or(*self.always.lock().unwrap()).unwrap_or(Reply::Answer(0.5));
+        self.state.send_modify(|s| {
+            s.requests.push(request.clone());
+            s.traceparents.push(header.unwrap_or_default());
+            s.running += 1;
+            s.most = s.most.max(s.running);
+        });
+        let _running = Running(Arc::clone(&self.state));
+        let mut response = AnalyzeResponse {
+            request_id: request.request_id,
+            study_instance_uid: request.study_instance_uid,
+            model_id: "scripted".into(),
+            model_version: "1".into(),
+            outcome: None,
+        };
+        let probability = match reply {
+            Reply::Answer(p) => p,
+            Reply::OtherStudy => {
+                response.study_instance_uid = "2.25.1".into();
+                0.5
+            }
+            Reply::OtherRequest => {
+                response.request_id = "other".into();
+                0.5
+            }
+            Reply::Refuse => {
+                let reason = AiRefusalReason::ImageQuality.into();
+                let refusal = AiRefusal { reason, detail: "blurred".into() };
+                response.outcome = Some(Outcome::Refusal(refusal));
+                return Ok(Response::new(response));
+            }
+            Reply::Fail(code) => return Err(Status::new(code, "told to fail")),
+            Reply::Hang => std::future::pending().await,
+            Reply::Hold(p) => {
+                self.held.0.acquire().await.unwrap().forget();
+                p
+            }
+        };
+        let result = AiResult { abnormal_probability: probability, summary: "seen".into(), findings: vec![] };
+        response.outcome = Some(Outcome::Result(result));
+        Ok(Response::new(response))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        self.state.send_modify(|s| s.cancelled.push(request.into_inner().request_id));
+        Ok(Response::new(CancelResponse {}))
+    }
+}
