@@ -108,7 +108,9 @@ impl Desk {
             change.unchanged(study);
         }
         change.commit().await?;
-        self.meters.opened(self.now().since(read.head.updated_at));
+        if offered {
+            self.meters.opened(self.now().since(read.head.updated_at));
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use isocenter_domain::{
     key::{HoldingKey, ReadKey},
     record::{
         case::{Case, CaseState},
-        read::{Read, ReadEvent, ReadState},
+        read::{Holding, Read, ReadEvent, ReadState},
     },
 };
 use isocenter_runtime::{random, retry::Schedule, telemetry};
@@ -24,6 +24,7 @@ use crate::{
     board::{ReadReserved, ReaderReserved},
     desk::{Desk, Hands},
     error::Error,
+    reconcile::ACTOR,
 };
 
 /// Offers being committed at a time. At 20 ms for a commit this is 3,200 offers a second, a thousand times a large
@@ -111,8 +112,13 @@ impl Offers {
         for _ in 0..LOOKS {
             let hands = self.desk.hands(&asking.tenant, &asking.reader).await?;
             let holding = hands.holding();
-            if holding.open.is_some() {
-                return Err(Error::READ_OPEN);
+            if let Some(open) = &holding.open {
+                let key = ReadKey { tenant: asking.tenant.clone(), read: open.clone() };
+                if self.desk.tables.load::<Read>(&key).await?.is_some_and(|read| is_held(&read, asking)) {
+                    return Err(Error::READ_OPEN);
+                }
+                self.free(&hands, &Holding { open: None, ..holding }).await?;
+                continue;
             }
             if let Some(offered) = holding.offered {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
@@ -156,17 +162,13 @@ impl Offers {
         key: &ReadKey,
     ) -> Result<Option<v1::Read>, Error> {
         let read = self.desk.tables.load::<Read>(key).await?;
-        let Some(read) = read.filter(|read| read.record.holder() == Some(&asking.reader)) else {
-            // The read went without its holder's hands being told, as by a restore: they must not stay bound to it.
-            let mut change = self.desk.tables.change(Cause::role("reader-assignment"));
-            let free = isocenter_domain::record::read::Holding { offered: None, ..hands.holding() };
-            hands.put(&mut change, &free, "freed", "");
-            change.commit().await?;
+        let Some(read) = read.filter(|read| is_held(read, asking)) else {
+            self.free(hands, &Holding { offered: None, ..hands.holding() }).await?;
             return Ok(None);
         };
         match &read.record.state {
             ReadState::Offered { until, .. } if *until <= self.desk.now() => {
-                let cause = Cause::role("reader-assignment").because("the offer's time has passed");
+                let cause = Cause::role(ACTOR).because("the offer's time has passed");
                 self.desk.take_back(&read, ReadEvent::Lapsed, cause).await?;
                 Ok(None)
             }
@@ -177,6 +179,14 @@ impl Offers {
             // Opened since the hands were loaded.
             ReadState::Waiting | ReadState::Open { .. } | ReadState::Signed { .. } => Ok(None),
         }
+    }
+
+    /// A read went without its holder's hands being told, as by a restore: they must not stay bound to it.
+    async fn free(&self, hands: &Hands, freed: &Holding) -> Result<(), Error> {
+        let mut change = self.desk.tables.change(Cause::role(ACTOR));
+        hands.put(&mut change, freed, "freed", "");
+        change.commit().await?;
+        Ok(())
     }
 
     async fn attempt(
@@ -250,6 +260,8 @@ impl Offers {
         let desk = Arc::clone(&self.desk);
         let ended = desk.tasks.token();
         self.desk.tasks.background("read back offer", async move {
+            // Moved in whole: a block that names one field alone would capture that field, and let the reader go.
+            let pair = pair;
             for attempt in 1.. {
                 if let Ok(found) = desk.tables.load::<Read>(pair.read.key()).await {
                     if let Some(read) = found {
@@ -264,4 +276,9 @@ impl Offers {
             }
         });
     }
+}
+
+/// Whether the read is in the asking reader's hands.
+fn is_held(read: &Stored<Read>, asking: &Asking) -> bool {
+    read.record.holder() == Some(&asking.reader)
 }

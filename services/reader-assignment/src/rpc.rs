@@ -82,7 +82,9 @@ impl ReaderAssignment for Rpc {
     ) -> Result<Response<PresenceAnswers>, Status> {
         let principal = principal(&request)?;
         let mut signs = request.into_inner();
-        let first = signs.message().await?;
+        // Streams have no deadline of the server's; this is theirs.
+        let first = tokio::time::timeout(self.desk.config.presence.0, signs.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no sign of life came in time"))??;
         let first = first.ok_or_else(|| Answer::invalid("reader_id", "no sign of life came").status())?;
         let reader = reader(&principal, &first.reader_id)?;
         let named = first.reader_id;

@@ -1,6 +1,13 @@
 //! Signatures that meet something.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -9,16 +16,20 @@ use isocenter_store::{
     Error, Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Range, Revision, Status, Txn, TxnAnswer,
     WatchStream, faulty::Faults,
 };
+use isocenter_testkit::wait_for;
 use parking_lot::Mutex;
 use tonic::Code;
 
-use super::{Node, World, anna, boris, complete, read_key, refusal, signature, study};
+use super::{Node, PATIENCE, World, anna, boris, complete, read_key, refusal, signature, study};
 
-/// A store that lets something happen just before the next transaction that signs.
+/// A store that lets something happen just before the next transaction that signs, or makes an offer and loses its
+/// answer and every read after it.
 #[derive(Clone)]
 struct Meddler {
     inner: Arc<dyn Kv>,
     before: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
+    lose_offer: Arc<AtomicBool>,
+    away: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Meddler {
@@ -30,14 +41,24 @@ impl fmt::Debug for Meddler {
 #[async_trait]
 impl Kv for Meddler {
     async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable { why: "meddled with".into() });
+        }
         self.inner.get(key).await
     }
     async fn list(&self, range: &Range, page: Page) -> Result<Listing, Error> {
         self.inner.list(range, page).await
     }
     async fn txn(&self, txn: Txn) -> Result<TxnAnswer, Error> {
-        let signs = |op: &Op| matches!(op, Op::Put { key, .. } if key.as_str().starts_with("report/"));
-        if txn.then.iter().any(signs) {
+        let puts = |kind: &str| {
+            txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.as_str().starts_with(kind)))
+        };
+        if puts("holding/") && self.lose_offer.swap(false, Ordering::SeqCst) {
+            self.away.store(true, Ordering::SeqCst);
+            self.inner.txn(txn).await?;
+            return Err(Error::Ambiguous { why: "meddled with".into() });
+        }
+        if puts("report/") {
             let before = self.before.lock().take();
             if let Some(before) = before {
                 before.await;
@@ -71,7 +92,12 @@ impl Kv for Meddler {
 /// A world whose one node is meddled with.
 async fn meddled() -> (Arc<World>, Node, Meddler) {
     let world = Arc::new(World::new().await);
-    let meddler = Meddler { inner: Arc::clone(&world.kv), before: Arc::default() };
+    let meddler = Meddler {
+        inner: Arc::clone(&world.kv),
+        before: Arc::default(),
+        lose_offer: Arc::default(),
+        away: Arc::default(),
+    };
     let node = world.node_over(Arc::new(meddler.clone()), "a:1").await;
     node.leads().await;
     world.present(&anna()).await;
@@ -224,4 +250,33 @@ async fn whatever_answers_the_store_loses_a_signature_is_one_report() {
         assert_eq!(world.report(1, 1).await.unwrap().request_id, request.request_id);
         node.tasks.drain(Duration::from_secs(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_whose_answer_is_lost_freezes_read_and_reader_until_it_is_read_back() {
+    let (world, node, meddler) = meddled().await;
+    meddler.lose_offer.store(true, Ordering::SeqCst);
+    assert_eq!(refusal(node.next(&anna()).await).0, Code::Unknown);
+    assert_eq!(refusal(node.next(&anna()).await), (Code::Aborted, "CONFLICT".into()), "the reader is frozen");
+    let read = read_key(1, 1).read;
+    let waits = || node.desk.board.explain(&super::tenant(), &read, node.desk.now(), &[]).is_some();
+    assert!(!waits(), "the read is frozen");
+    meddler.away.store(false, Ordering::SeqCst);
+    assert_eq!(node.next(&boris()).await.unwrap(), None);
+    wait_for("the offer to be read back", PATIENCE, || async {
+        node.next(&anna()).await.is_ok_and(|offered| offered.is_some())
+    })
+    .await;
+    assert!(!waits());
+    assert_eq!(world.holding(&anna()).await.offered, Some(read));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hands_bound_to_a_read_that_is_gone_are_freed() {
+    let (world, node, _) = meddled().await;
+    let key = isocenter_domain::key::HoldingKey { tenant: super::tenant(), reader: anna() };
+    let gone = Some(read_key(9, 1).read);
+    let bound = isocenter_domain::record::read::Holding { offered: gone.clone(), open: gone };
+    world.put(&key, &bound).await;
+    assert!(node.next(&anna()).await.unwrap().is_some());
 }
