@@ -1,0 +1,77 @@
+//! What can go wrong here.
+
+use isocenter_domain::{Kind, Kinded, record::Illegal};
+use isocenter_store::table::TableError;
+use isocenter_wire::error::Undecodable;
+
+/// Why the archive could not be built, or could not do its work now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that makes no sense.
+    #[error("archive.{field} {why}")]
+    Config {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A live record could not be had or changed.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The store refused or does not answer.
+    #[error(transparent)]
+    Store(#[from] isocenter_store::Error),
+    /// An object could not be had or written.
+    #[error("blobs failed the archive")]
+    Blobs(#[from] isocenter_blobs::Error),
+    /// The records (SQL) do not answer or refuse.
+    #[error("the records database failed")]
+    Records(#[from] sqlx::Error),
+    /// The records' tables could not be brought up to date.
+    #[error("the records database could not be migrated")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A document or a record in one cannot be understood.
+    #[error("{what} cannot be understood")]
+    Undecodable {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Undecodable,
+    },
+    /// A record's state does not allow what the archive would do.
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+    /// Two heads of the same counters differ: the history of a study has forked.
+    #[error("the study has a head of the same counters with other records; its history has forked")]
+    Fork,
+    /// There is no such study.
+    #[error("there is no such study")]
+    NoStudy,
+    /// There is no such report.
+    #[error("there is no such report")]
+    NoReport,
+}
+
+impl Kinded for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Config { .. } => Kind::Invalid,
+            Self::Table(e) => e.kind(),
+            Self::Store(e) => e.kind(),
+            Self::Blobs(e) => e.kind(),
+            Self::Records(e) => match e {
+                sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::RowNotFound => Kind::Internal,
+                _ => Kind::Unavailable,
+            },
+            Self::Migrate(_) => Kind::FailedPrecondition,
+            Self::Undecodable { source, .. } => source.kind(),
+            Self::Illegal(e) => e.kind(),
+            Self::Fork => Kind::DataLoss,
+            Self::NoStudy | Self::NoReport => Kind::NotFound,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Close: the head into blobs, then everything out of the store in one transaction.
+
+use std::sync::Arc;
+
+use isocenter_blobs::{Blobs, path};
+use isocenter_domain::{
+    document::{Head, Manifest, Segment},
+    key::{RecordKey as _, StudyKey, text},
+    record::{case::CaseEvent, study::StudyEvent},
+    stage::{Stage, stage},
+};
+use isocenter_reconcile::{Failed, Outcome, Reconciler};
+use isocenter_store::table::{Cause, Change, Mirrors, Stored, TableError, Tables, gather};
+use isocenter_wire::{
+    document::Stored as _,
+    record::{self as wire, Stored as Storable},
+};
+
+use super::{
+    ACTOR,
+    load::{self, Loaded},
+};
+use crate::{
+    Error,
+    metrics::Metrics,
+    plan::{Grace, Member, Unit, Verdict, verdict},
+};
+
+/// How soon a unit is looked at again that waits for nothing but the journal.
+const JOURNAL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How soon a unit is looked at again whose segments are not merged: ingestion owes it.
+const MERGE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The last event of every record that is closed.
+const CLOSED: &str = "closed";
+
+pub(crate) struct Closer {
+    pub tables: Tables,
+    pub mirrors: Mirrors,
+    pub blobs: Blobs,
+    pub metrics: Metrics,
+    pub grace: Grace,
+}
+
+#[async_trait::async_trait]
+impl Reconciler for Closer {
+    type Key = StudyKey;
+
+    async fn reconcile(&self, key: &StudyKey) -> Result<Outcome, Failed> {
+        // The mirrors answer for most studies that nothing is to be done; a terminal one is loaded and looked at closely.
+        let records = gather(&self.mirrors, key);
+        if !matches!(stage(&records), Some(Stage::Delivered | Stage::NothingToRead)) {
+            return Ok(Outcome::Done);
+        }
+        Ok(self.consider(key).await?)
+    }
+}
+
+impl Closer {
+    /// Closes the unit of `key` if it may be.
+    pub async fn consider(&self, key: &StudyKey) -> Result<Outcome, Error> {
+        let Some(loaded) = load::unit(&self.tables, key).await? else { return Ok(Outcome::Done) };
+        let now = self.tables.clock().now();
+        match verdict(&loaded.unit, self.grace, now) {
+            Verdict::Wait(why) => {
+                tracing::debug!(why, "not closed");
+                return Ok(Outcome::Done);
+            }
+            Verdict::NotBefore(at) => return Ok(Outcome::At(at)),
+            Verdict::Close => {}
+        }
+        if load::outbox_holds(&self.tables, &loaded.unit).await? {
+            return Ok(Outcome::At(now.plus(JOURNAL_WAIT)));
+        }
+        for member in &loaded.unit.studies {
+            if !self.merged(member).await? {
+                tracing::warn!("a study's segment has instances that its manifest lacks; it is not closed");
+                return Ok(Outcome::At(now.plus(MERGE_WAIT)));
+            }
+        }
+        self.put_heads(&loaded.unit).await?;
+        self.commit(&loaded).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Whether the manifest names every instance that the nodes have listed: nothing received is lost by closing.
+    async fn merged(&self, member: &Member) -> Result<bool, Error> {
+        let Member { study, intakes, .. } = member;
+        let Some(digest) = &study.record.manifest else { return Ok(false) };
+        let path = path::manifest(&study.key.tenant, &study.key.study, study.record.revision);
+        let manifest = self.blobs.get_checked(&path, digest).await?;
+        let manifest = Manifest::decode(&manifest).map_err(undecodable("a manifest"))?;
+        for intake in intakes {
+            let Some(digest) = &intake.record.segment else { continue };
+            let path = path::segment(&study.key.tenant, &study.key.study, &intake.key.node, digest);
+            let segment = self.blobs.get_checked(&path, digest).await?;
+            let segment = Segment::decode(&segment).map_err(undecodable("a segment"))?;
+            if segment.images.instances().any(|(_, _, i)| manifest.images.find(&i.instance).is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts the head of each member, durably. A second try finds the first one's and takes it for its own.
+    pub async fn put_heads(&self, unit: &Unit) -> Result<(), Error> {
+        let records = records(unit);
+        let number = unit.head_number();
+        for member in &unit.studies {
+            let StudyKey { tenant, study } = &member.study.key;
+            let closed_at = self.tables.clock().now();
+            let head = Head { study: study.clone(), closed_at, records: records.clone() };
+            let path = path::head(tenant, study, number);
+            match self.blobs.put_new(&path, head.encode().into()).await {
+                Ok(_) => {}
+                Err(isocenter_blobs::Error::AlreadyExists(_)) => {
+                    let found = self.blobs.get(&path).await?;
+                    let found = Head::decode(&found).map_err(undecodable("a head"))?;
+                    if lasting(&found.records) != lasting(&records) {
+                        self.metrics.forks.inc();
+                        return Err(Error::Fork);
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every record out of the store, if each is as it was loaded and none was added.
+    pub async fn commit(&self, loaded: &Loaded) -> Result<(), Error> {
+        let Loaded { unit, ranges } = loaded;
+        let mut change = self.tables.change(Cause::role(ACTOR).because("read, delivered and journaled"));
+        let now = change.now();
+        for member in &unit.studies {
+            member.study.record.clone().transition(StudyEvent::Closed, now)?;
+            change.delete(&member.study, StudyEvent::Closed.name());
+            change.delete(&member.plan, CLOSED);
+            delete_all(&mut change, &member.intakes);
+            delete_all(&mut change, &member.ai);
+        }
+        if let Some(case) = &unit.case {
+            case.record.clone().transition(CaseEvent::Closed, now)?;
+            change.delete(case, CaseEvent::Closed.name());
+        }
+        delete_all(&mut change, &unit.reads);
+        delete_all(&mut change, &unit.reports);
+        delete_all(&mut change, &unit.deliveries);
+        for (range, revision) in ranges {
+            change.none_newer(range.clone(), *revision);
+        }
+        match change.commit().await {
+            Ok(_) => {
+                let studies = u64::try_from(unit.studies.len()).unwrap_or(u64::MAX);
+                self.metrics.cycles.with_label_values(&["closed"]).inc_by(studies);
+                tracing::info!(studies, "closed");
+                Ok(())
+            }
+            Err(TableError::Store(e @ isocenter_store::Error::TooManyOps { .. })) => {
+                self.metrics.cycles.with_label_values(&["too-large"]).inc();
+                let case = unit.case.as_ref().map(|case| case.key.case.to_string());
+                tracing::error!(
+                    case,
+                    "a case has more records than one transaction may close; it stays open"
+                );
+                Err(TableError::Store(e).into())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn delete_all<R: Storable>(change: &mut Change<'_>, records: &[Stored<R>]) {
+    for record in records {
+        change.delete(record, CLOSED);
+    }
+}
+
+/// Key and stored bytes of every record of a unit.
+fn records(unit: &Unit) -> Vec<(String, Vec<u8>)> {
+    let mut records = Vec::new();
+    for member in &unit.studies {
+        keep(&mut records, std::slice::from_ref(&member.study));
+        keep(&mut records, std::slice::from_ref(&member.plan));
+        keep(&mut records, &member.intakes);
+        keep(&mut records, &member.ai);
+    }
+    keep(&mut records, unit.case.as_slice());
+    keep(&mut records, &unit.reads);
+    keep(&mut records, &unit.reports);
+    keep(&mut records, &unit.deliveries);
+    records
+}
+
+fn keep<R: Storable>(kept: &mut Vec<(String, Vec<u8>)>, records: &[Stored<R>]) {
+    kept.extend(records.iter().map(|r| (text(&r.key), wire::encode(&r.head, &r.record))));
+}
+
+/// The records whose counters the head's number counts.
+fn lasting(records: &[(String, Vec<u8>)]) -> Vec<&(String, Vec<u8>)> {
+    let intake = isocenter_domain::key::IntakeKey::KIND.as_str();
+    records.iter().filter(|(key, _)| key.split('/').next() != Some(intake)).collect()
+}
+
+pub(crate) fn undecodable(what: &'static str) -> impl Fn(isocenter_wire::error::Undecodable) -> Error {
+    move |source| Error::Undecodable { what, source }
+}
+
+impl Closer {
+    /// The same, as a runner takes it.
+    pub fn shared(self) -> Arc<dyn Reconciler<Key = StudyKey>> {
+        Arc::new(self)
+    }
+}

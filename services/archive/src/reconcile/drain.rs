@@ -1,0 +1,292 @@
+//! From the outbox to the journal to the records, shard by shard, in the order of keys.
+//!
+//! Each step may be repeated: a crash anywhere journals the same events again at worst. An outbox entry goes only after
+//! its event is in the journal and in the records.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use isocenter_blobs::{Blobs, path};
+use isocenter_domain::{
+    Time,
+    document::{Event, JournalEntry},
+    refs::Digest,
+};
+use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
+use isocenter_runtime::random;
+use isocenter_store::{
+    Compare, Event as Change, Key, KeyValue, Kv, Op, Page, Range, Revision, Txn, WatchItem,
+    table::{Tables, parse_outbox_key},
+};
+use isocenter_wire::{
+    document::Stored as _,
+    record::{self as wire, LEVEL},
+};
+use parking_lot::Mutex;
+
+use crate::{Error, metrics::Metrics, records::Records};
+
+/// Events in one journal object: at the bound of a value each, a MiB; typically a tenth of that.
+const BATCH: usize = 256;
+
+/// Reads or deletes in one transaction, below the store's 128.
+const OPS: usize = 120;
+
+/// Events counted for the gauge of the outbox's depth.
+const COUNTED: usize = 10_000;
+
+/// Shards there are, for ever.
+const SHARDS: usize = 256;
+
+pub(crate) struct Drainer {
+    pub tables: Tables,
+    pub blobs: Blobs,
+    pub records: Records,
+    pub metrics: Metrics,
+    pub interval: std::time::Duration,
+    /// Keeps this process's journal objects apart from every other's.
+    process: [u8; 16],
+    /// When each shard was last journaled.
+    last: Mutex<[Time; SHARDS]>,
+}
+
+/// Part of a shard's outbox, in key order.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// What is journaled.
+    pub entries: Vec<JournalEntry>,
+    /// The outbox entries it stands for.
+    pub outbox: Vec<(Key, Revision)>,
+    /// Whether the shard has more after `last`.
+    pub more: bool,
+    last: Option<Key>,
+}
+
+#[async_trait::async_trait]
+impl Reconciler for Drainer {
+    type Key = u8;
+
+    async fn reconcile(&self, shard: &u8) -> Result<Outcome, Failed> {
+        let now = self.tables.clock().now();
+        let last = self.last.lock()[usize::from(*shard)];
+        let due = last.plus(self.interval);
+        // A clock set back must not stop the journal.
+        if last != Time::ZERO && last <= now && now < due {
+            return Ok(Outcome::At(due));
+        }
+        if self.drain(*shard).await? > 0 {
+            self.last.lock()[usize::from(*shard)] = self.tables.clock().now();
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Drainer {
+    pub fn new(
+        tables: Tables,
+        blobs: Blobs,
+        records: Records,
+        metrics: Metrics,
+        interval: std::time::Duration,
+    ) -> Self {
+        let process = random::uuid_v7().into_bytes();
+        let last = Mutex::new([Time::ZERO; SHARDS]);
+        Self { tables, blobs, records, metrics, interval, process, last }
+    }
+
+    /// Everything of a shard that waits now. Returns how many events that was.
+    pub async fn drain(&self, shard: u8) -> Result<usize, Error> {
+        let (mut after, mut drained) = (None, 0);
+        loop {
+            let batch = self.collect(shard, after.take()).await?;
+            if !batch.entries.is_empty() {
+                self.timed("journal", self.journal(shard, &batch)).await?;
+                self.timed("apply", self.apply(&batch)).await?;
+                self.timed("delete", self.delete(&batch)).await?;
+                drained += batch.entries.len();
+            }
+            if !batch.more {
+                return Ok(drained);
+            }
+            after = batch.last;
+        }
+    }
+
+    async fn timed<T>(&self, step: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let clock = self.tables.clock();
+        let began = clock.monotonic();
+        let done = work.await;
+        let took = clock.monotonic().saturating_duration_since(began);
+        self.metrics.steps.with_label_values(&[step]).observe(took.as_secs_f64());
+        done
+    }
+
+    /// Reads events, and after them each record's value: a value is never older than its event.
+    pub async fn collect(&self, shard: u8, after: Option<Key>) -> Result<Batch, Error> {
+        let range = Range::prefix(format!("outbox/{shard:02x}/"))?;
+        let kv = self.tables.kv();
+        let page = kv.list(&range, Page { limit: BATCH, after, at: None }).await?;
+        let last = page.items.last().map(|kv| kv.key.clone());
+        let mut batch = Batch { more: page.more, last, ..Batch::default() };
+        let events: Vec<(&KeyValue, Event)> =
+            page.items.iter().filter_map(|kv| self.event(kv).map(|event| (kv, event))).collect();
+        let values = self.values(events.iter().map(|(_, event)| event.key.as_str())).await?;
+        for (stored, event) in events {
+            let value = values.get(&event.key).cloned().unwrap_or_default();
+            let head = wire::decode_head(&value).ok().filter(|_| !value.is_empty());
+            if head.as_ref().is_some_and(|head| head.level > LEVEL) {
+                // A newer process journals it; this one would keep its value out of the records.
+                self.metrics.undecodable.inc();
+                continue;
+            }
+            let value_seq = head.map_or(0, |head| head.seq);
+            batch.entries.push(JournalEntry { event, value_seq, value: value.to_vec() });
+            batch.outbox.push((stored.key.clone(), stored.mod_revision));
+        }
+        Ok(batch)
+    }
+
+    /// What cannot be understood stays where it is, for somebody to look at; the gauge of the outbox's age shows it.
+    fn event(&self, kv: &KeyValue) -> Option<Event> {
+        let event =
+            parse_outbox_key(&kv.key).and_then(|(key, seq)| wire::decode_event(&key, seq, &kv.value).ok());
+        if event.is_none() {
+            self.metrics.undecodable.inc();
+            tracing::error!(revision = %kv.mod_revision, "an outbox entry cannot be understood and stays");
+        }
+        event
+    }
+
+    async fn values(&self, keys: impl Iterator<Item = &str>) -> Result<BTreeMap<String, Bytes>, Error> {
+        let mut distinct: Vec<Key> = keys.map(Key::new).collect::<Result<_, _>>()?;
+        distinct.sort();
+        distinct.dedup();
+        let mut values = BTreeMap::new();
+        for keys in distinct.chunks(OPS) {
+            let answer = self.tables.kv().txn(Txn::always(keys.iter().map(Op::get).collect())).await?;
+            for kv in answer.reads.into_iter().flatten() {
+                values.insert(kv.key.to_string(), kv.value);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Writes the journal object. Its name is of this process and this batch, so that the same batch tried again is not
+    /// journaled twice; where the first try was with older values, those are as good: each newer value has an event of
+    /// its own still to come.
+    pub async fn journal(&self, shard: u8, batch: &Batch) -> Result<(), Error> {
+        let Some(first) = batch.entries.iter().map(|entry| entry.event.at).min() else { return Ok(()) };
+        let mut name = self.process.to_vec();
+        for (key, revision) in &batch.outbox {
+            name.extend_from_slice(key.as_str().as_bytes());
+            name.extend_from_slice(&revision.0.to_be_bytes());
+        }
+        let mut unique = [0; 16];
+        unique.copy_from_slice(&Digest::of(&name).0[..16]);
+        let path = path::journal(shard, first, u128::from_be_bytes(unique));
+        let bytes = batch.entries.encode();
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        match self.blobs.put_new(&path, bytes.into()).await {
+            Ok(_) => {
+                self.metrics.journal_objects.inc();
+                self.metrics.journal_bytes.inc_by(size);
+                self.metrics.journal_events.inc_by(u64::try_from(batch.entries.len()).unwrap_or(u64::MAX));
+                Ok(())
+            }
+            Err(isocenter_blobs::Error::AlreadyExists(_)) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    pub async fn apply(&self, batch: &Batch) -> Result<(), Error> {
+        let applied = self.records.apply(&self.blobs, &batch.entries).await?;
+        self.metrics.forks.inc_by(applied.forks);
+        self.metrics.undecodable.inc_by(applied.undecodable);
+        Ok(())
+    }
+
+    /// Deletes exactly the outbox entries that were journaled. Where another process was first, each is tried alone.
+    pub async fn delete(&self, batch: &Batch) -> Result<(), Error> {
+        for entries in batch.outbox.chunks(OPS) {
+            if !delete(self.tables.kv().as_ref(), entries).await? {
+                for entry in entries {
+                    delete(self.tables.kv().as_ref(), std::slice::from_ref(entry)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the gauges of the outbox.
+    pub async fn observe(&self) -> Result<(), Error> {
+        let range = Range::prefix("outbox/")?;
+        let (mut depth, mut oldest, mut after) = (0, None, None);
+        loop {
+            let page = self.tables.kv().list(&range, Page { limit: 1_000, after, at: None }).await?;
+            depth += page.items.len();
+            let made = page.items.iter().filter_map(|kv| {
+                let (key, seq) = parse_outbox_key(&kv.key)?;
+                Some(wire::decode_event(&key, seq, &kv.value).ok()?.at)
+            });
+            oldest = made.chain(oldest).min();
+            after = page.items.last().map(|kv| kv.key.clone());
+            if !page.more || depth >= COUNTED {
+                break;
+            }
+        }
+        let age = oldest.map_or(0, |oldest| self.tables.clock().now().since(oldest).as_secs());
+        self.metrics.outbox_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.metrics.outbox_oldest.set(i64::try_from(age).unwrap_or(i64::MAX));
+        Ok(())
+    }
+}
+
+async fn delete(kv: &dyn Kv, entries: &[(Key, Revision)]) -> Result<bool, Error> {
+    let compare = entries.iter().map(|(key, revision)| Compare::unchanged(key, *revision)).collect();
+    let then = entries.iter().map(|(key, _)| Op::delete(key)).collect();
+    Ok(kv.txn(Txn::when(compare, then)).await?.succeeded)
+}
+
+/// The shards that have something in the outbox.
+pub(crate) struct Outbox(pub Arc<dyn Kv>);
+
+#[async_trait::async_trait]
+impl KeySource for Outbox {
+    type Key = u8;
+
+    async fn list(&self) -> Result<Vec<u8>, Failed> {
+        let range = Range::prefix("outbox/")?;
+        let (mut shards, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.0.list(&range, Page { limit: 1, after, at: None }).await?;
+            let Some(shard) = page.items.first().and_then(|kv| shard_of(&kv.key)) else { return Ok(shards) };
+            shards.push(shard);
+            // '~' sorts after the kind of every record, so that the next key is of the next shard.
+            after = Some(Key::new(format!("outbox/{shard:02x}/~"))?);
+        }
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, u8>, Failed> {
+        let range = Range::prefix("outbox/")?;
+        let now = self.0.list(&range, Page { limit: 1, ..Page::default() }).await?.revision;
+        let watch = self.0.watch(&range, now.next()).await?;
+        // The first error ends the stream: the feed lists again.
+        let shards = watch.take_while(|item| std::future::ready(item.is_ok())).flat_map(|item| {
+            let events = match item {
+                Ok(WatchItem::Events { events, .. }) => events,
+                Ok(WatchItem::Progress(_)) | Err(_) => Vec::new(),
+            };
+            let put = |event: Change| match event {
+                Change::Put(kv) => shard_of(&kv.key),
+                Change::Delete { .. } => None,
+            };
+            futures::stream::iter(events.into_iter().filter_map(put).collect::<Vec<_>>())
+        });
+        Ok(shards.boxed())
+    }
+}
+
+fn shard_of(key: &Key) -> Option<u8> {
+    u8::from_str_radix(key.segments().nth(1)?, 16).ok()
+}

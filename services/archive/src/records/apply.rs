@@ -1,0 +1,217 @@
+//! From journal entries to tables. Applying again, in any order, changes nothing: a record goes only upward.
+
+use std::collections::BTreeMap;
+
+use isocenter_blobs::{Blobs, path};
+use isocenter_domain::{
+    document::{JournalEntry, Manifest},
+    key::StudyKey,
+    refs::Digest,
+};
+use isocenter_wire::document::Stored as _;
+use sqlx::{Any, Row as _, Transaction};
+
+use super::{Records, number, project, query};
+use crate::{
+    Error,
+    item::{About, Item, Kept, counts_for_ever, kind},
+};
+
+/// What became of some entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Events that were new.
+    pub events: u64,
+    /// Counters under which two different changes were found.
+    pub forks: u64,
+    /// Values that could not be understood; their events are kept.
+    pub undecodable: u64,
+}
+
+/// Manifests of the batch's studies that are not indexed yet.
+type Manifests = BTreeMap<StudyKey, Manifest>;
+
+impl Records {
+    /// Applies entries in one SQL transaction.
+    ///
+    /// # Errors
+    /// [`Error::Records`], and [`Error::Blobs`] where a manifest cannot be read now. Nothing is applied then; the same
+    /// entries may be applied again.
+    pub(crate) async fn apply(&self, blobs: &Blobs, entries: &[JournalEntry]) -> Result<Applied, Error> {
+        let manifests = self.manifests(blobs, entries).await?;
+        let mut applied = Applied::default();
+        let _writer = self.writer.lock().await;
+        let mut tx = self.pool.begin().await?;
+        for entry in entries {
+            apply_one(&mut tx, &manifests, entry, &mut applied).await?;
+        }
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    /// Reads from blobs what the image index lacks, before the transaction: none is held open over other I/O.
+    async fn manifests(&self, blobs: &Blobs, entries: &[JournalEntry]) -> Result<Manifests, Error> {
+        let mut wanted: BTreeMap<StudyKey, (u32, Digest)> = BTreeMap::new();
+        for entry in entries {
+            if let Ok(Item::Study(Kept { key, value: Some((_, study)) })) =
+                Item::read(&entry.event.key, &entry.value)
+                && let Some(manifest) = study.manifest
+            {
+                let newest = wanted.entry(key).or_insert((study.revision, manifest));
+                if newest.0 < study.revision {
+                    *newest = (study.revision, manifest);
+                }
+            }
+        }
+        let mut manifests = Manifests::new();
+        for (key, (revision, digest)) in wanted {
+            if query::indexed_revision(&self.pool, &key).await? >= i64::from(revision) {
+                continue;
+            }
+            let path = path::manifest(&key.tenant, &key.study, revision);
+            match blobs.get_checked(&path, &digest).await {
+                Ok(bytes) => match Manifest::decode(&bytes) {
+                    Ok(manifest) => drop(manifests.insert(key, manifest)),
+                    Err(e) => tracing::error!(%path, error = %e, "manifest is not indexed"),
+                },
+                // The journal must go on; reconcile lists the study until its manifest is restored.
+                Err(
+                    e @ (isocenter_blobs::Error::NotFound(_)
+                    | isocenter_blobs::Error::Corrupt(_)
+                    | isocenter_blobs::Error::TooLarge { .. }),
+                ) => tracing::error!(%path, error = %e, "manifest is not indexed"),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(manifests)
+    }
+}
+
+async fn apply_one(
+    tx: &mut Transaction<'static, Any>,
+    manifests: &Manifests,
+    entry: &JournalEntry,
+    applied: &mut Applied,
+) -> Result<(), Error> {
+    let about = About::key(&entry.event.key);
+    let for_ever = kind(&entry.event.key).is_some_and(counts_for_ever);
+    if insert_event(tx, &about, entry).await? {
+        applied.events += 1;
+        if for_ever && events_at(tx, entry).await? > 1 {
+            applied.forks += 1;
+            alarm(entry, "two changes bear one counter");
+        }
+    }
+    let gone = entry.value.is_empty();
+    // That a record is gone says something only together with the event that closed it; any other event of a record
+    // that was deleted since has been overtaken.
+    if !for_ever || (gone && entry.event.event != "closed") {
+        return Ok(());
+    }
+    let item = match Item::read(&entry.event.key, &entry.value) {
+        Ok(item) => item,
+        Err(e) => {
+            applied.undecodable += 1;
+            tracing::error!(kind = kind_name(entry), error = %e, "value is journaled and not projected");
+            return Ok(());
+        }
+    };
+    match gate(tx, &about, entry, gone).await? {
+        Gate::Higher => project::item(tx, manifests, &item).await?,
+        Gate::Known => {}
+        Gate::Fork => {
+            applied.forks += 1;
+            alarm(entry, "two values bear one counter");
+        }
+    }
+    Ok(())
+}
+
+fn alarm(entry: &JournalEntry, what: &'static str) {
+    tracing::error!(
+        kind = kind_name(entry),
+        seq = entry.event.seq,
+        what,
+        "the history of a record has forked"
+    );
+}
+
+fn kind_name(entry: &JournalEntry) -> &str {
+    entry.event.key.split('/').next().unwrap_or_default()
+}
+
+/// Keeps the event; `false` where it was there.
+async fn insert_event(
+    tx: &mut Transaction<'static, Any>,
+    about: &About,
+    entry: &JournalEntry,
+) -> Result<bool, Error> {
+    let event = &entry.event;
+    let before = "SELECT ord FROM events WHERE record_key = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1";
+    let before = sqlx::query(before).bind(event.key.clone()).bind(number(event.seq));
+    let before = before.fetch_optional(&mut **tx).await?;
+    let before: Option<i64> = before.map(|row| row.try_get("ord")).transpose()?;
+    let inserted = sqlx::query(
+        "INSERT INTO events (tenant, record_key, seq, op_id, kind, study, case_id, event, actor, reason, at, ord, trace)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         ON CONFLICT (record_key, seq, op_id) DO NOTHING",
+    )
+    .bind(about.tenant.clone())
+    .bind(event.key.clone())
+    .bind(number(event.seq))
+    .bind(event.op_id.clone())
+    .bind(kind_name(entry).to_owned())
+    .bind(about.study.as_ref().map(ToString::to_string).unwrap_or_default())
+    .bind(about.case.as_ref().map(ToString::to_string).unwrap_or_default())
+    .bind(event.event.clone())
+    .bind(event.actor.clone())
+    .bind(event.reason.clone())
+    .bind(event.at.0)
+    .bind(before.map_or(event.at.0, |before| before.max(event.at.0)))
+    .bind(event.trace.clone());
+    Ok(inserted.execute(&mut **tx).await?.rows_affected() > 0)
+}
+
+async fn events_at(tx: &mut Transaction<'static, Any>, entry: &JournalEntry) -> Result<i64, Error> {
+    let same = "SELECT COUNT(*) AS same FROM events WHERE record_key = $1 AND seq = $2";
+    let same = sqlx::query(same).bind(entry.event.key.clone()).bind(number(entry.event.seq));
+    Ok(same.fetch_one(&mut **tx).await?.try_get("same")?)
+}
+
+enum Gate {
+    Higher,
+    Known,
+    Fork,
+}
+
+/// Moves the record's counter upward, or says that it is there already.
+async fn gate(
+    tx: &mut Transaction<'static, Any>,
+    about: &About,
+    entry: &JournalEntry,
+    gone: bool,
+) -> Result<Gate, Error> {
+    let seq = if gone { entry.event.seq } else { entry.value_seq };
+    let digest = if gone { String::new() } else { Digest::of(&entry.value).to_string() };
+    let moved = sqlx::query(
+        "INSERT INTO applied (record_key, tenant, kind, seq, gone, digest) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (record_key) DO UPDATE SET seq = excluded.seq, gone = excluded.gone, digest = excluded.digest
+         WHERE applied.seq < excluded.seq",
+    )
+    .bind(entry.event.key.clone())
+    .bind(about.tenant.clone())
+    .bind(kind_name(entry).to_owned())
+    .bind(number(seq))
+    .bind(i64::from(gone))
+    .bind(digest.clone())
+    .execute(&mut **tx)
+    .await?;
+    if moved.rows_affected() > 0 {
+        return Ok(Gate::Higher);
+    }
+    let now =
+        sqlx::query("SELECT seq, digest FROM applied WHERE record_key = $1").bind(entry.event.key.clone());
+    let now = now.fetch_one(&mut **tx).await?;
+    let (at, held): (i64, String) = (now.try_get("seq")?, now.try_get("digest")?);
+    Ok(if at == number(seq) && held != digest { Gate::Fork } else { Gate::Known })
+}

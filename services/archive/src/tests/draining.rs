@@ -1,0 +1,190 @@
+//! Outbox, journal, records.
+
+use futures::StreamExt as _;
+use isocenter_blobs::path;
+use isocenter_domain::{
+    document::{Event, JournalEntry},
+    key::{IntakeKey, StudyKey, text},
+    record::{intake::Intake, study::Study},
+};
+use isocenter_wire::document::Stored as _;
+
+use super::fixture::{Fixture, Given, database, intake_key};
+use crate::{reconcile::drain::Drainer, replay};
+
+fn shard(key: &StudyKey) -> u8 {
+    isocenter_domain::key::shard(&key.tenant, key.study.as_str())
+}
+
+/// All journal entries, in the order of their objects.
+async fn journal(fixture: &Fixture) -> Vec<JournalEntry> {
+    let mut entries = Vec::new();
+    for shard in 0..=u8::MAX {
+        let mut objects = fixture.blobs.list(&path::journal_of(shard));
+        while let Some(object) = objects.next().await {
+            let bytes = fixture.blobs.get(&object.unwrap().path).await.unwrap();
+            entries.extend(Vec::<JournalEntry>::decode(&bytes).unwrap());
+        }
+    }
+    entries
+}
+
+#[tokio::test]
+async fn every_event_is_journaled_in_its_records_order_and_leaves_the_outbox() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    assert!(fixture.keys("outbox/").await.len() > 8);
+    fixture.drain().await;
+    assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
+    let entries = journal(&fixture).await;
+    let of_study: Vec<(u64, u64)> = entries
+        .iter()
+        .filter(|entry| entry.event.key == text(&key))
+        .map(|entry| (entry.event.seq, entry.value_seq))
+        .collect();
+    assert_eq!(of_study, [(1, 2), (2, 2)], "each with the value as it is, under that value's own seq");
+    let events = fixture.records.events(&key, None, 100).await.unwrap();
+    assert_eq!(events.len(), entries.len());
+    let names: Vec<&str> =
+        events.iter().filter(|event| event.key == text(&key)).map(|event| event.event.as_str()).collect();
+    assert_eq!(names, ["created", "completed"]);
+    assert_eq!(fixture.metrics.forks.get(), 0);
+}
+
+#[tokio::test]
+async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
+    let undisturbed = Fixture::new().await;
+    undisturbed.complete(&Given::default()).await;
+    undisturbed.drain().await;
+    let count = undisturbed.records.events(&super::fixture::study_key(&Given::default()), None, 100).await;
+    let count = count.unwrap().len();
+    for steps in 0..=3 {
+        let fixture = Fixture::new().await;
+        let key = fixture.complete(&Given::default()).await;
+        let crashed: Drainer = fixture.drainer();
+        let batch = crashed.collect(shard(&key), None).await.unwrap();
+        if steps > 0 {
+            crashed.journal(shard(&key), &batch).await.unwrap();
+        }
+        if steps > 1 {
+            crashed.apply(&batch).await.unwrap();
+        }
+        // Another replica, which had begun with the same events, is as slow as can be.
+        let slow = fixture.drainer();
+        let slow_batch = slow.collect(shard(&key), None).await.unwrap();
+        if steps > 2 {
+            crashed.delete(&batch).await.unwrap();
+        }
+        drop(crashed);
+        fixture.drain().await;
+        slow.journal(shard(&key), &slow_batch).await.unwrap();
+        slow.apply(&slow_batch).await.unwrap();
+        slow.delete(&slow_batch).await.unwrap();
+        assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
+        let events = fixture.records.events(&key, None, 100).await.unwrap();
+        assert_eq!(events.len(), count, "after a crash behind step {steps}");
+        assert_eq!(fixture.metrics.forks.get(), 0);
+        assert_eq!(fixture.records.applied_one(&text(&key)).await.unwrap(), (2, false));
+    }
+}
+
+#[tokio::test]
+async fn the_same_batch_tried_again_is_one_journal_object() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let drainer = fixture.drainer();
+    let first = drainer.collect(shard(&key), None).await.unwrap();
+    drainer.journal(shard(&key), &first).await.unwrap();
+    let again = drainer.collect(shard(&key), None).await.unwrap();
+    drainer.journal(shard(&key), &again).await.unwrap();
+    assert_eq!(journal(&fixture).await.len(), first.entries.len());
+}
+
+#[tokio::test]
+async fn more_events_than_a_batch_are_all_drained() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    for _ in 0..300 {
+        fixture
+            .update::<Intake>(&intake_key(&key), "counted", |mut intake| {
+                intake.stored += 1;
+                intake
+            })
+            .await;
+    }
+    assert_eq!(fixture.drainer().drain(shard(&key)).await.unwrap(), 303);
+    assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
+    let events = fixture.records.events(&key, None, 1_000).await.unwrap();
+    let seqs: Vec<u64> =
+        events.iter().filter(|e| e.key == text::<IntakeKey>(&intake_key(&key))).map(|e| e.seq).collect();
+    assert_eq!(seqs, (1..=301).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_journal_alone_makes_equal_records() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    fixture.drain().await;
+    fixture.delivered(&Given { uid: "1.2.4", ..Given::default() }).await;
+    fixture.clock.advance(std::time::Duration::from_secs(7_200));
+    fixture.drain().await;
+    fixture.closer().consider(&key).await.unwrap();
+    fixture.drain().await;
+    let before = Fixture::dump(&fixture.records).await;
+    assert!(before.len() > 40, "{before:#?}");
+
+    let fresh = database(&fixture.folder, "fresh.db").await;
+    let replayed = replay(&fixture.blobs, &fresh).await.unwrap();
+    assert_eq!((replayed.forks, replayed.events > 20), (0, true));
+    assert_eq!(Fixture::dump(&fresh).await, before);
+    let again = replay(&fixture.blobs, &fresh).await.unwrap();
+    assert_eq!((again.events, again.objects), (0, replayed.objects));
+    assert_eq!(Fixture::dump(&fresh).await, before);
+}
+
+#[tokio::test]
+async fn two_changes_under_one_counter_are_an_alarm_and_both_are_kept() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let batch = fixture.drainer().collect(shard(&key), None).await.unwrap();
+    fixture.drain().await;
+    let study = batch.entries.iter().find(|entry| entry.event.key == text(&key)).unwrap();
+    let other = Event { op_id: "another history".into(), ..study.event.clone() };
+    let forked = JournalEntry { event: other, value: study.value.clone(), value_seq: study.value_seq };
+    let applied = fixture.records.apply(&fixture.blobs, std::slice::from_ref(&forked)).await.unwrap();
+    assert_eq!((applied.forks, applied.events), (1, 1));
+    // Told once: a journal replayed is no new fork.
+    assert_eq!(fixture.records.apply(&fixture.blobs, &[forked]).await.unwrap().forks, 0);
+    let same = fixture.records.events(&key, None, 100).await.unwrap();
+    assert_eq!(
+        same.iter().filter(|event| event.key == text(&key) && event.seq == study.event.seq).count(),
+        2
+    );
+
+    // And a value under a counter that had another one.
+    let stored = fixture.load::<Study>(&key).await.unwrap();
+    let mut record = stored.record.clone();
+    record.revision = 9;
+    let value = isocenter_wire::record::encode(&stored.head, &record);
+    let forked = JournalEntry { event: study.event.clone(), value, value_seq: stored.head.seq };
+    assert_eq!(fixture.records.apply(&fixture.blobs, &[forked]).await.unwrap().forks, 1);
+    let rows = fixture.records.studies(&key.tenant).await.unwrap();
+    assert_eq!(rows[0].revision, 1, "the value that was first stays");
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_level_waits_for_a_newer_process() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let stored = fixture.load::<Study>(&key).await.unwrap();
+    let mut head = stored.head.clone();
+    head.level += 1;
+    let value = isocenter_wire::record::encode(&head, &stored.record);
+    let at = isocenter_store::table::store_key(&key);
+    let put = isocenter_store::Op::put(&at, value);
+    fixture.tables.kv().txn(isocenter_store::Txn::always(vec![put])).await.unwrap();
+    fixture.drain().await;
+    let left = fixture.keys("outbox/").await;
+    assert_eq!(left.len(), 2, "both events of the study, and nothing else: {left:?}");
+    assert!(left.iter().all(|k| k.contains(&text(&key))));
+}
