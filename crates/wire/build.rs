@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     ];
     let descriptors = protox::compile(files, [&proto])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    // Server reflection tells the public contract, not how records are stored.
+    let mut public = descriptors.clone();
+    public.file.retain(|file| file.package() != "isocenter.store.v1");
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&public))?;
     // The proto's JSON form is what the command line prints.
     pbjson_build::Builder::new()
         .register_descriptors(&prost::Message::encode_to_vec(&descriptors))?

@@ -3,7 +3,7 @@
 use isocenter_domain::{Kind, Kinded};
 
 use crate::{
-    parse::{MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES},
+    parse::{MAX_ENTRIES, MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES},
     shape::{MAX_CHAIN, MAX_DEPTH},
 };
 
@@ -99,6 +99,14 @@ pub enum Problem {
     /// A list that would leave a study without a reader or its report without a receiver.
     #[error("`{0}` is empty; name at least one, or leave the field out of a rule")]
     EmptyList(&'static str),
+    /// A list that a stored plan or case could not hold.
+    #[error("`{field}` has {count} entries; at most {MAX_ENTRIES} are allowed")]
+    ListSize {
+        /// The list.
+        field: &'static str,
+        /// How many entries it has.
+        count: usize,
+    },
     /// The same entry twice in one list.
     #[error("`{0}` is in this list twice; remove one")]
     DuplicateEntry(String),

@@ -20,7 +20,7 @@ pub use decide::{Decision, Fields, Outcome, RuleOutcome, Source};
 pub use error::{PolicyError, Problem};
 pub use facts::{FACT_NAMES, FactKind, Facts};
 pub use model::{AiRequest, ClassPolicy, Policy, virtual_due};
-pub use parse::{MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES};
+pub use parse::{MAX_ENTRIES, MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES};
 
 /// The policy that is active until a network applies its own.
 pub const DEFAULT_TEXT: &str = include_str!("../default.yaml");

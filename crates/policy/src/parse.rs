@@ -24,6 +24,8 @@ use crate::{
 pub const MAX_TEXT_BYTES: usize = 256 * 1024;
 /// The most rules: each is evaluated for each study.
 pub const MAX_RULES: usize = 500;
+/// The most entries of a list of pools, destinations or AI services.
+pub const MAX_ENTRIES: usize = 16;
 /// The longest condition, in bytes. CEL has no limit of cost; without nested loops this bounds it.
 pub const MAX_EXPRESSION_BYTES: usize = 4096;
 
@@ -213,7 +215,17 @@ fn class(text: At<ClassText>) -> Result<ClassPolicy, PolicyError> {
     Ok(ClassPolicy { deadline, ai_credit, orphan_after, reoffer: text.reoffer })
 }
 
+/// A plan and a case hold these lists, and a stored record is small.
+fn bounded<T>(entries: &[At<T>], field: &'static str) -> Result<(), PolicyError> {
+    let count = entries.len();
+    match entries.get(MAX_ENTRIES) {
+        Some(beyond) => Err(at(beyond, Problem::ListSize { field, count })),
+        None => Ok(()),
+    }
+}
+
 fn ai(texts: Vec<At<AiText>>) -> Result<Vec<AiRequest>, PolicyError> {
+    bounded(&texts, "ai")?;
     let mut seen = BTreeSet::new();
     let mut requests = Vec::with_capacity(texts.len());
     for text in texts {
@@ -241,6 +253,7 @@ fn targets<T>(
     if list.value.is_empty() {
         return Err(at(&list, Problem::EmptyList(field)));
     }
+    bounded(&list.value, field)?;
     let mut seen = BTreeSet::new();
     let mut targets = Vec::with_capacity(list.value.len());
     for entry in &list.value {

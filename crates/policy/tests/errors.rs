@@ -64,6 +64,10 @@ fn rules_are_refused_where_they_are_wrong() {
             "line 6, column 46: `pools` is empty; name at least one, or leave the field out of a rule",
         ),
         ("destinations: []", "line 6, column 53: `destinations` is empty"),
+        (
+            "pools: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q]",
+            "line 6, column 95: `pools` has 17 entries; at most 16 are allowed",
+        ),
         ("pools: [x, x]", "line 6, column 50: `x` is in this list twice; remove one"),
         (
             "pools: [a b]",

@@ -90,17 +90,15 @@ impl Fs for OsFs {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-        if let Some(parent) = parent {
+        if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
             self.create_dir_all(parent)?;
         }
         match fs::create_dir(path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             Ok(()) | Err(_) => {}
         }
+        // A folder that is there already may have been made by a process that died before this.
         self.sync_dir(parent.unwrap_or(Path::new(".")))
     }
 

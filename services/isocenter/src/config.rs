@@ -47,12 +47,8 @@ pub struct Config {
     pub secret_file: PathBuf,
     /// Offers and presence.
     pub read: isocenter_reader_assignment::Config,
-    /// AI dispatch.
-    pub ai: isocenter_ai_dispatch::Config,
     /// Report delivery.
     pub delivery: isocenter_report_delivery::Config,
-    /// Closing and journaling.
-    pub archive: isocenter_archive::Config,
     /// Logs and traces.
     pub telemetry: Telemetry,
     /// Ending.
@@ -126,9 +122,7 @@ impl Default for Config {
             study: isocenter_ingestion::Assembly::default(),
             secret_file: "/var/lib/isocenter/network.key".into(),
             read: isocenter_reader_assignment::Config::default(),
-            ai: isocenter_ai_dispatch::Config::default(),
             delivery: isocenter_report_delivery::Config::default(),
-            archive: isocenter_archive::Config::default(),
             telemetry: Telemetry::default(),
             shutdown: Shutdown::default(),
         }
@@ -219,7 +213,8 @@ impl clap::Args for Settings {
         leaves().into_iter().fold(command, |command, (path, default)| {
             let variable = format!("ISOCENTER_{}", path.to_uppercase().replace('.', "_"));
             let help = format!("[default: {default}]");
-            let mut arg = Arg::new(path.clone()).long(path.clone()).env(variable).help(help).value_name("VALUE");
+            let mut arg =
+                Arg::new(path.clone()).long(path.clone()).env(variable).help(help).value_name("VALUE");
             arg = match path.as_str() {
                 "roles" => arg.visible_alias("role"),
                 "dicom.listen" => arg.visible_alias("dicom"),
@@ -296,7 +291,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, "tenant: moscow\ncell: a\nread: {offer: 30s}\n").unwrap();
-        let config = Config::load(Some(&file), &settings(&[("cell", "b"), ("study.quiet_period", "3s")])).unwrap();
+        let config =
+            Config::load(Some(&file), &settings(&[("cell", "b"), ("study.quiet_period", "3s")])).unwrap();
         assert_eq!((config.tenant.as_str(), config.cell.as_str()), ("moscow", "b"));
         assert_eq!(config.study.quiet_period.0, Duration::from_secs(3));
         assert_eq!(config.read.offer.0, Duration::from_secs(30));

@@ -53,7 +53,10 @@ pub fn many<T: Serialize>(values: &[T], fields: &[&str], json: bool) -> Result<(
         return line(&serde_json::to_string(values)?);
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(fields);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(fields);
     for value in values {
         let value = serde_json::to_value(value)?;
         table.add_row(fields.iter().map(|field| value.get(*field).map(plain).unwrap_or_default()));
@@ -66,7 +69,9 @@ fn plain(value: &serde_json::Value) -> String {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
-        serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_) => value.to_string(),
+        serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_) => {
+            value.to_string()
+        }
     }
 }
 

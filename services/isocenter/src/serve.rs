@@ -1,13 +1,13 @@
 //! Roles → services: parse, build, run, signal, drain.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use isocenter_blobs::Blobs;
 use isocenter_runtime::{
     clock, fs,
     metrics::Metrics,
-    readiness::{Latch, Readiness},
+    readiness::Readiness,
     secret::Secret,
     server::{self, Served},
     shutdown,
@@ -53,11 +53,11 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
 #[derive(Debug)]
 pub struct Running {
     /// DICOM, where ingestion runs.
-    pub dicom: Option<std::net::SocketAddr>,
+    pub dicom: Option<SocketAddr>,
     /// gRPC and `/metrics`.
-    pub listen: std::net::SocketAddr,
+    pub listen: SocketAddr,
     /// Probes.
-    pub health: std::net::SocketAddr,
+    pub health: SocketAddr,
     /// Whether every part has become ready.
     pub readiness: Readiness,
     /// Where everything that is counted is.
@@ -89,7 +89,8 @@ struct Shared {
 /// Starts the roles of `config` on `tasks`.
 pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
     for folder in [Some(config.blobs.as_path()), config.secret_file.parent()].into_iter().flatten() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let metrics = Metrics::new();
     let (readiness, starting) = Readiness::new();
@@ -111,7 +112,7 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         if config.advertise.is_empty() { bound.address().to_string() } else { config.advertise.clone() };
     let mirrors = Mirrors::new(tables.clone(), tasks);
     let shared = Shared { tables, mirrors, blobs, secret, metrics, tasks: tasks.clone(), advertise };
-    let (routes, dicom) = roles(config, &shared, &readiness).await?;
+    let (routes, dicom) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
     let served = Served { grpc: routes, ..Served::default() };
     bound.serve(tasks, served, &shared.metrics, &readiness);
@@ -120,18 +121,72 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
 }
 
 /// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
-async fn roles(
-    config: &Config,
-    shared: &Shared,
-    readiness: &Readiness,
-) -> Result<(Routes, Option<std::net::SocketAddr>)> {
+async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<SocketAddr>)> {
+    let Shared { tables, mirrors, blobs, secret, metrics, tasks, advertise } = shared;
     let mut routes = RoutesBuilder::default();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(isocenter_wire::DESCRIPTORS)
+        .build_v1()?;
+    routes.add_service(reflection);
     let mut dicom = None;
     if config.runs(Role::Ingestion) {
-        let mut service = ingestion(config, shared)?;
+        let settings = isocenter_ingestion::Config {
+            spool: config.spool.clone(),
+            dicom: config.dicom.clone(),
+            study: config.study,
+            drain: config.shutdown.drain,
+        };
+        let deps = isocenter_ingestion::Deps {
+            tables: tables.clone(),
+            mirrors: mirrors.clone(),
+            blobs: blobs.clone(),
+            fs: fs::os(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            secret: secret.clone(),
+        };
+        let mut service = isocenter_ingestion::Service::build(settings, deps)?;
         dicom = Some(service.bind().await?);
         service.routes(&mut routes);
-        shared.tasks.essential("ingestion", service.run());
+        tasks.essential("ingestion", service.run());
+    }
+    if config.runs(Role::Routing) {
+        let deps = isocenter_routing::Deps {
+            tables: tables.clone(),
+            mirrors: mirrors.clone(),
+            blobs: blobs.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            secret: secret.clone(),
+        };
+        let service = isocenter_routing::Service::build(isocenter_routing::Config::default(), deps)?;
+        service.routes(&mut routes);
+        tasks.essential("routing", service.run());
+    }
+    if config.runs(Role::ReaderAssignment) {
+        let deps = isocenter_reader_assignment::Deps {
+            tables: tables.clone(),
+            mirrors: mirrors.clone(),
+            blobs: blobs.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            address: advertise.clone(),
+        };
+        let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
+        service.routes(&mut routes);
+        tasks.essential("reader-assignment", service.run());
+    }
+    if config.runs(Role::ReportDelivery) {
+        let deps = isocenter_report_delivery::Deps {
+            tables: tables.clone(),
+            mirrors: mirrors.clone(),
+            blobs: blobs.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        };
+        let service = isocenter_report_delivery::Service::build(config.delivery.clone(), deps)?;
+        service.routes(&mut routes);
+        tasks.essential("report-delivery", service.run());
     }
     Ok((routes.routes(), dicom))
 }

@@ -51,7 +51,8 @@ pub async fn run(args: DeliveryArgs) -> Result<ExitCode> {
                 }
                 request.page_token = page.next_page_token;
             }
-            let fields = ["reportId", "version", "destinationId", "state", "attempts", "messageId", "lastError"];
+            let fields =
+                ["reportId", "version", "destinationId", "state", "attempts", "messageId", "lastError"];
             output::many(&deliveries, &fields, args.client.json)?;
         }
         Verb::Replay { report, destination, version } => {

@@ -41,7 +41,8 @@ pub async fn run(args: PolicyArgs) -> Result<ExitCode> {
     let json = args.client.json;
     match args.verb {
         Verb::Apply { file } => {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let mut client = RoutingClient::new(connect(&args.client).await?);
             let request = ApplyPolicyRequest { text, request_id: request_id() };
             let mut policy = client.apply_policy(request).await?.into_inner();

@@ -64,7 +64,8 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
                 }
                 request.page_token = page.next_page_token;
             }
-            let fields = ["readId", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
+            let fields =
+                ["readId", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
             output::many(&reads, &fields, json)?;
         }
         Verb::Why { id } => {

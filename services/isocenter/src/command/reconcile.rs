@@ -22,7 +22,8 @@ pub async fn run(client: &Client) -> Result<ExitCode> {
         }
     };
     if client.json {
-        let checked: BTreeMap<&str, u64> = answer.checked.iter().map(|c| (c.kind.as_str(), c.count)).collect();
+        let checked: BTreeMap<&str, u64> =
+            answer.checked.iter().map(|c| (c.kind.as_str(), c.count)).collect();
         let found = serde_json::json!({ "checked": checked, "differences": answer.differences });
         output::line(&found.to_string())?;
     } else {

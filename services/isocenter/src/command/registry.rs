@@ -215,7 +215,9 @@ pub async fn ai(args: AiArgs) -> Result<ExitCode> {
 fn skill(text: &str) -> Result<Skill> {
     let (modality, body_part) = text.split_once(':').unwrap_or((text, "*"));
     if modality.is_empty() || body_part.is_empty() {
-        return Err(Usage(format!("--skill {text}: write MODALITY or MODALITY:BODYPART, e.g. CT:HEAD")).into());
+        return Err(
+            Usage(format!("--skill {text}: write MODALITY or MODALITY:BODYPART, e.g. CT:HEAD")).into()
+        );
     }
     Ok(Skill { modality: modality.to_uppercase(), body_part: body_part.to_uppercase() })
 }
