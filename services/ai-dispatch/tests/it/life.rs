@@ -14,6 +14,7 @@ use isocenter_domain::{
     },
 };
 use isocenter_runtime::{config::Period, telemetry::testing::TestSpans};
+use isocenter_testkit::wait_for;
 use isocenter_wire::document::Stored as _;
 use tonic::Code;
 
@@ -49,19 +50,25 @@ async fn a_study_is_analysed_and_its_result_is_kept() {
     let [request] = seen.requests.as_slice() else { panic!("{} requests", seen.requests.len()) };
     assert_eq!((request.attempt, request.study_revision, request.service_id.as_str()), (1, 1, "a"));
     assert_eq!(request.fetch_address, running.address);
-    let traced = spans.of(TRACE);
-    let call = traced.iter().find(|span| span.traceparent == request.traceparent).unwrap();
+    // The span and the count follow the record by a moment.
+    let find = || spans.of(TRACE).into_iter().find(|span| span.traceparent == request.traceparent);
+    wait_for("the span", Duration::from_secs(10), || async { find().is_some() }).await;
+    let call = find().unwrap();
     assert_eq!((call.name.as_str(), call.parent.as_deref()), ("ai analyse", Some("b7ad6b7169203331")));
     assert_eq!(seen.traceparents.first(), Some(&request.traceparent));
     let order: Vec<_> =
         request.series.iter().flat_map(|s| s.instances.iter().map(|i| i.sop_instance_uid.as_str())).collect();
     assert_eq!(order, ["1.2.3.2.5", "1.2.3.2.6", "1.2.3.1.2", "1.2.3.1.1"]);
-    let metrics = running.metrics.render().unwrap();
-    assert!(
-        metrics.contains("isocenter_ai_dispatch_tasks_total{outcome=\"succeeded\",service=\"a\"} 1"),
-        "{metrics}"
-    );
-    assert!(metrics.contains("isocenter_ai_dispatch_in_flight{service=\"a\"} 0"), "{metrics}");
+    for line in [
+        "isocenter_ai_dispatch_tasks_total{outcome=\"succeeded\",service=\"a\"} 1",
+        "isocenter_ai_dispatch_calls_total{outcome=\"answered\",service=\"a\"} 1",
+        "isocenter_ai_dispatch_in_flight{service=\"a\"} 0",
+    ] {
+        wait_for(line, Duration::from_secs(10), || async {
+            running.metrics.render().unwrap().contains(line)
+        })
+        .await;
+    }
     running.stop().await;
 }
 
