@@ -50,3 +50,18 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_section_is_the_default_and_a_wrong_one_names_the_field() {
+        let read = |text: &str| serde_saphyr::from_str::<Config>(text);
+        assert_eq!(read("{}").unwrap(), Config::default());
+        assert!(Config::default().check().is_ok());
+        assert!(read("{close: 1h}").is_err());
+        let slow = read("{journal_interval: 1h}").unwrap().check().unwrap_err().to_string();
+        assert!(slow.starts_with("archive.journal_interval is longer"), "{slow}");
+    }
+}

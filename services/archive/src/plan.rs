@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use isocenter_domain::record::read::ReadState;
 use isocenter_domain::{
     Time,
     key::RecordKey,
     record::{
-        Record, ai_task::AiTask, case::Case, delivery::Delivery, intake::Intake, plan::Plan, read::Read,
-        report::Report, study::Study,
+        Record,
+        ai_task::AiTask,
+        case::Case,
+        delivery::Delivery,
+        intake::Intake,
+        plan::Plan,
+        read::{Read, ReadState},
+        report::Report,
+        study::Study,
     },
     stage::{Records, Stage, stage},
 };

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use isocenter_domain::record::delivery::Lane;
 use isocenter_domain::{
     Time,
     id::{CaseId, SiteId, StudyUid, TenantId},
@@ -11,7 +10,7 @@ use isocenter_domain::{
         Record,
         ai_task::AiTask,
         case::{Case, CaseState},
-        delivery::{Delivery, DeliveryState},
+        delivery::{Delivery, DeliveryState, Lane},
         intake::Intake,
         plan::Plan,
         policy::ActivePolicy,

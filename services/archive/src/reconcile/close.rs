@@ -10,11 +10,13 @@ use isocenter_domain::{
     stage::{Stage, stage},
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
+use isocenter_runtime::telemetry::trace::joined;
 use isocenter_store::table::{Cause, Change, Mirrors, Stored, TableError, Tables, gather};
 use isocenter_wire::{
     document::Stored as _,
     record::{self as wire, Stored as Storable},
 };
+use tracing::Instrument as _;
 
 use super::{
     ACTOR,
@@ -31,6 +33,9 @@ const JOURNAL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How soon a unit is looked at again whose segments are not merged: ingestion owes it.
 const MERGE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How soon a unit is tried again that is too large for one transaction: it is logged and counted each time.
+const TOO_LARGE_WAIT: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 /// The last event of every record that is closed.
 const CLOSED: &str = "closed";
@@ -79,9 +84,15 @@ impl Closer {
                 return Ok(Outcome::At(now.plus(MERGE_WAIT)));
             }
         }
-        self.put_heads(&loaded.unit).await?;
-        self.commit(&loaded).await?;
-        Ok(Outcome::Done)
+        let trace = loaded.unit.studies.first().map(|member| member.study.head.trace.as_str());
+        let span = joined(tracing::info_span!("close case"), trace.unwrap_or_default());
+        async {
+            self.put_heads(&loaded.unit).await?;
+            self.commit(&loaded).await
+        }
+        .instrument(span)
+        .await
+        .map(|closed| if closed { Outcome::Done } else { Outcome::At(now.plus(TOO_LARGE_WAIT)) })
     }
 
     /// Whether the manifest names every instance that the nodes have listed: nothing received is lost by closing.
@@ -128,8 +139,9 @@ impl Closer {
         Ok(())
     }
 
-    /// Takes every record out of the store, if each is as it was loaded and none was added.
-    pub async fn commit(&self, loaded: &Loaded) -> Result<(), Error> {
+    /// Takes every record out of the store, if each is as it was loaded and none was added. `false` where the unit has
+    /// more records than one transaction takes: closing it in parts could lose to a late image half way.
+    pub async fn commit(&self, loaded: &Loaded) -> Result<bool, Error> {
         let Loaded { unit, ranges } = loaded;
         let mut change = self.tables.change(Cause::role(ACTOR).because("read, delivered and journaled"));
         let now = change.now();
@@ -155,16 +167,16 @@ impl Closer {
                 let studies = u64::try_from(unit.studies.len()).unwrap_or(u64::MAX);
                 self.metrics.cycles.with_label_values(&["closed"]).inc_by(studies);
                 tracing::info!(studies, "closed");
-                Ok(())
+                Ok(true)
             }
-            Err(TableError::Store(e @ isocenter_store::Error::TooManyOps { .. })) => {
+            Err(TableError::Store(isocenter_store::Error::TooManyOps { .. })) => {
                 self.metrics.cycles.with_label_values(&["too-large"]).inc();
                 let case = unit.case.as_ref().map(|case| case.key.case.to_string());
                 tracing::error!(
                     case,
                     "a case has more records than one transaction may close; it stays open"
                 );
-                Err(TableError::Store(e).into())
+                Ok(false)
             }
             Err(e) => Err(e.into()),
         }

@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
 }
 
 /// Loads the unit that `key` belongs to; `None` where it is not whole: a study without a plan, a plan without its case, a
-/// member that is gone.
+/// member that is gone, or a case that does not have the study.
 pub(crate) async fn unit(tables: &Tables, key: &StudyKey) -> Result<Option<Loaded>, Error> {
     let plan_key = PlanKey { tenant: key.tenant.clone(), study: key.study.clone() };
     let Some(plan) = tables.load::<Plan>(&plan_key).await? else { return Ok(None) };
@@ -40,6 +40,9 @@ pub(crate) async fn unit(tables: &Tables, key: &StudyKey) -> Result<Option<Loade
     };
     let case = CaseKey { tenant: key.tenant.clone(), case };
     let Some(case) = tables.load::<Case>(&case).await? else { return Ok(None) };
+    if !case.record.members.contains(&key.study) {
+        return Ok(None);
+    }
     let mut studies = Vec::new();
     for study in &case.record.members {
         let key = StudyKey { tenant: key.tenant.clone(), study: study.clone() };

@@ -4,7 +4,7 @@ use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
     document::Head,
     id::StudyUid,
-    key::{IntakeKey, StudyKey},
+    key::{IntakeKey, StudyKey, text},
     record::{
         case::CaseEvent,
         intake::Intake,
@@ -12,8 +12,13 @@ use isocenter_domain::{
     },
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
+use isocenter_runtime::telemetry::trace::link;
 use isocenter_store::table::{Cause, Change, TableError, Tables, owner_range};
-use isocenter_wire::{document::Stored as _, record::Stored as Storable};
+use isocenter_wire::{
+    document::Stored as _,
+    record::{self as wire, Stored as Storable},
+};
+use tracing::Instrument as _;
 
 use super::{ACTOR, close::undecodable};
 use crate::{
@@ -54,13 +59,19 @@ impl Reopener {
         }
         // Without a head it is new, and ingestion's to create.
         let Some(head) = last_head(&self.blobs, key).await? else { return Ok(()) };
-        self.restore(key, &head).await
+        let span = tracing::info_span!("reopen case");
+        let study = head.records.iter().find(|(record, _)| *record == text(key));
+        if let Some(before) = study.and_then(|(_, value)| wire::decode_head(value).ok()) {
+            // Caused by a late image, about what the old trace tells.
+            link(&span, &before.trace);
+        }
+        self.restore(key, &head).instrument(span).await
     }
 
     async fn restore(&self, key: &StudyKey, head: &Head) -> Result<(), Error> {
         let mut change = self.tables.change(Cause::role(ACTOR).because("late image"));
-        for (text, value) in &head.records {
-            let item = Item::read(text, value).map_err(undecodable("a record of a head"))?;
+        for (record, value) in &head.records {
+            let item = Item::read(record, value).map_err(undecodable("a record of a head"))?;
             restore(&mut change, item)?;
         }
         match change.commit().await {

@@ -6,7 +6,7 @@ use isocenter_blobs::path;
 use isocenter_domain::{
     Kind, Kinded as _,
     document::Segment,
-    key::StudyKey,
+    key::{AiTaskKey, StudyKey},
     record::{
         ai_task::{AiTask, AiTaskState},
         case::Case,
@@ -168,6 +168,20 @@ async fn an_instance_that_no_manifest_has_keeps_a_case_open() {
     fixture.clock.advance(2 * HOUR);
     assert!(matches!(fixture.closer().consider(&key).await.unwrap(), Outcome::At(_)));
     assert!(fixture.load::<Study>(&key).await.is_some());
+}
+
+#[tokio::test]
+async fn a_case_too_large_for_one_transaction_stays_open_and_is_counted() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    for revision in 2..70 {
+        fixture.create(&AiTaskKey { revision, ..ai_key(&key) }, &fixture.task()).await;
+    }
+    fixture.drain().await;
+    fixture.clock.advance(2 * HOUR);
+    assert!(matches!(fixture.closer().consider(&key).await.unwrap(), Outcome::At(_)));
+    assert!(fixture.load::<Study>(&key).await.is_some());
+    assert_eq!(fixture.metrics.cycles.with_label_values(&["too-large"]).get(), 1);
 }
 
 #[tokio::test]

@@ -77,14 +77,18 @@ async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
         }
         drop(crashed);
         fixture.drain().await;
+        fixture.update::<Study>(&key, "touched", |study| Study { revision: 2, ..study }).await;
+        fixture.drain().await;
         slow.journal(shard(&key), &slow_batch).await.unwrap();
         slow.apply(&slow_batch).await.unwrap();
         slow.delete(&slow_batch).await.unwrap();
         assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
         let events = fixture.records.events(&key, None, 100).await.unwrap();
-        assert_eq!(events.len(), count, "after a crash behind step {steps}");
+        assert_eq!(events.len(), count + 1, "after a crash behind step {steps}");
         assert_eq!(fixture.metrics.forks.get(), 0);
-        assert_eq!(fixture.records.applied_one(&text(&key)).await.unwrap(), (2, false));
+        assert_eq!(fixture.records.applied_one(&text(&key)).await.unwrap(), (3, false));
+        let row = fixture.records.studies(&key.tenant).await.unwrap().remove(0);
+        assert_eq!(row.revision, 2, "records go only upward");
     }
 }
 

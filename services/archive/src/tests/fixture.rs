@@ -57,7 +57,6 @@ pub(super) struct Fixture {
     pub records: Records,
     pub metrics: Metrics,
     pub tasks: Tasks,
-    pub registry: isocenter_runtime::metrics::Metrics,
 }
 
 /// Whose images, and when.
@@ -87,9 +86,8 @@ impl Fixture {
         let mirrors = Mirrors::new(tables.clone(), &tasks);
         let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
         let records = database(&folder, "records.db").await;
-        let registry = isocenter_runtime::metrics::Metrics::new();
-        let metrics = Metrics::new(&registry);
-        Self { folder, clock, tables, mirrors, blobs, records, metrics, tasks, registry }
+        let metrics = Metrics::new(&isocenter_runtime::metrics::Metrics::new());
+        Self { folder, clock, tables, mirrors, blobs, records, metrics, tasks }
     }
 
     pub fn deps(&self) -> Deps {
