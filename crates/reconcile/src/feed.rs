@@ -63,6 +63,10 @@ impl Feed {
                 () = ended.cancelled() => return,
                 fed = self.follow(&*source, &queue, &mut failures) => fed,
             };
+            // A source of the same process ends with it.
+            if ended.is_cancelled() {
+                return;
+            }
             failures += 1;
             let now = queue.clock().now();
             let pause = self.retry.next(failures, now).since(now);

@@ -47,8 +47,12 @@ pub struct Config {
     pub secret_file: PathBuf,
     /// Offers and presence.
     pub read: isocenter_reader_assignment::Config,
+    /// AI dispatch.
+    pub ai: isocenter_ai_dispatch::Config,
     /// Report delivery.
     pub delivery: isocenter_report_delivery::Config,
+    /// Journaling, closing, and what counts as overdue.
+    pub archive: isocenter_archive::Config,
     /// Logs and traces.
     pub telemetry: Telemetry,
     /// Ending.
@@ -73,6 +77,18 @@ pub enum Role {
     ReportDelivery,
     /// History.
     Archive,
+}
+
+impl Role {
+    /// Every single role, in the order in which a study meets them.
+    pub const EACH: [Self; 6] = [
+        Self::Ingestion,
+        Self::Routing,
+        Self::AiDispatch,
+        Self::ReaderAssignment,
+        Self::ReportDelivery,
+        Self::Archive,
+    ];
 }
 
 /// Logs and traces.
@@ -123,6 +139,8 @@ impl Default for Config {
             secret_file: "/var/lib/isocenter/network.key".into(),
             read: isocenter_reader_assignment::Config::default(),
             delivery: isocenter_report_delivery::Config::default(),
+            ai: isocenter_ai_dispatch::Config::default(),
+            archive: isocenter_archive::Config::default(),
             telemetry: Telemetry::default(),
             shutdown: Shutdown::default(),
         }

@@ -122,71 +122,123 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
 
 /// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
 async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<SocketAddr>)> {
-    let Shared { tables, mirrors, blobs, secret, metrics, tasks, advertise } = shared;
     let mut routes = RoutesBuilder::default();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(isocenter_wire::DESCRIPTORS)
         .build_v1()?;
     routes.add_service(reflection);
     let mut dicom = None;
-    if config.runs(Role::Ingestion) {
-        let settings = isocenter_ingestion::Config {
-            spool: config.spool.clone(),
-            dicom: config.dicom.clone(),
-            study: config.study,
-            drain: config.shutdown.drain,
-        };
-        let deps = isocenter_ingestion::Deps {
-            tables: tables.clone(),
-            mirrors: mirrors.clone(),
-            blobs: blobs.clone(),
-            fs: fs::os(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            secret: secret.clone(),
-        };
-        let mut service = isocenter_ingestion::Service::build(settings, deps)?;
-        dicom = Some(service.bind().await?);
-        service.routes(&mut routes);
-        tasks.essential("ingestion", service.run());
-    }
-    if config.runs(Role::Routing) {
-        let deps = isocenter_routing::Deps {
-            tables: tables.clone(),
-            mirrors: mirrors.clone(),
-            blobs: blobs.clone(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            secret: secret.clone(),
-        };
-        let service = isocenter_routing::Service::build(isocenter_routing::Config::default(), deps)?;
-        service.routes(&mut routes);
-        tasks.essential("routing", service.run());
-    }
-    if config.runs(Role::ReaderAssignment) {
-        let deps = isocenter_reader_assignment::Deps {
-            tables: tables.clone(),
-            mirrors: mirrors.clone(),
-            blobs: blobs.clone(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            address: advertise.clone(),
-        };
-        let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
-        service.routes(&mut routes);
-        tasks.essential("reader-assignment", service.run());
-    }
-    if config.runs(Role::ReportDelivery) {
-        let deps = isocenter_report_delivery::Deps {
-            tables: tables.clone(),
-            mirrors: mirrors.clone(),
-            blobs: blobs.clone(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-        };
-        let service = isocenter_report_delivery::Service::build(config.delivery.clone(), deps)?;
-        service.routes(&mut routes);
-        tasks.essential("report-delivery", service.run());
+    for role in Role::EACH.into_iter().filter(|role| config.runs(*role)) {
+        match role {
+            Role::All => {}
+            Role::Ingestion => dicom = Some(ingestion(config, shared, &mut routes).await?),
+            Role::Routing => routing(shared, &mut routes)?,
+            Role::AiDispatch => ai_dispatch(config, shared, &mut routes)?,
+            Role::ReaderAssignment => reader_assignment(config, shared, &mut routes)?,
+            Role::ReportDelivery => report_delivery(config, shared, &mut routes)?,
+            Role::Archive => archive(config, shared, &mut routes).await?,
+        }
     }
     Ok((routes.routes(), dicom))
+}
+
+async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<SocketAddr> {
+    let settings = isocenter_ingestion::Config {
+        spool: config.spool.clone(),
+        dicom: config.dicom.clone(),
+        study: config.study,
+        drain: config.shutdown.drain,
+    };
+    let deps = isocenter_ingestion::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        fs: fs::os(),
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+        secret: shared.secret.clone(),
+    };
+    let mut service = isocenter_ingestion::Service::build(settings, deps)?;
+    let address = service.bind().await?;
+    service.routes(routes);
+    shared.tasks.essential("ingestion", service.run());
+    Ok(address)
+}
+
+fn routing(shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    let deps = isocenter_routing::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+        secret: shared.secret.clone(),
+    };
+    let service = isocenter_routing::Service::build(isocenter_routing::Config::default(), deps)?;
+    service.routes(routes);
+    shared.tasks.essential("routing", service.run());
+    Ok(())
+}
+
+fn ai_dispatch(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    let deps = isocenter_ai_dispatch::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+        secret: shared.secret.clone(),
+        fetch_address: format!("http://{}", shared.advertise),
+    };
+    let service = isocenter_ai_dispatch::Service::build(config.ai.clone(), deps)?;
+    service.routes(routes);
+    shared.tasks.essential("ai-dispatch", service.run());
+    Ok(())
+}
+
+fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    let deps = isocenter_reader_assignment::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+        address: shared.advertise.clone(),
+    };
+    let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
+    service.routes(routes);
+    shared.tasks.essential("reader-assignment", service.run());
+    Ok(())
+}
+
+fn report_delivery(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    let deps = isocenter_report_delivery::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+    };
+    let service = isocenter_report_delivery::Service::build(config.delivery.clone(), deps)?;
+    service.routes(routes);
+    shared.tasks.essential("report-delivery", service.run());
+    Ok(())
+}
+
+async fn archive(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    let records = isocenter_archive::Records::open(&config.records)
+        .await
+        .with_context(|| format!("cannot open the records {}", config.records))?;
+    let deps = isocenter_archive::Deps {
+        tables: shared.tables.clone(),
+        mirrors: shared.mirrors.clone(),
+        blobs: shared.blobs.clone(),
+        records,
+        metrics: shared.metrics.clone(),
+        tasks: shared.tasks.clone(),
+    };
+    let service = isocenter_archive::Service::build(config.archive.clone(), deps)?;
+    service.routes(routes);
+    shared.tasks.essential("archive", service.run());
+    Ok(())
 }

@@ -96,7 +96,7 @@ fn config(data: &Path) -> Config {
     config.dicom.min_free = Size(64 << 20);
     config.study.quiet_period = Period(Duration::from_secs(2));
     config.telemetry.logs = Logs::Text;
-    config.telemetry.level = "info".into();
+    config.telemetry.level = "error".into();
     config
 }
 
