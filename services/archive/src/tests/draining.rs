@@ -192,3 +192,27 @@ async fn a_record_of_a_newer_level_waits_for_a_newer_process() {
     assert_eq!(left.len(), 2, "both events of the study, and nothing else: {left:?}");
     assert!(left.iter().all(|k| k.contains(&text(&key))));
 }
+
+#[tokio::test]
+async fn an_event_stays_in_the_outbox_until_journal_and_records_have_it() {
+    let mut fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let waiting = fixture.keys("outbox/").await;
+    fixture.records.close().await;
+    assert!(fixture.drainer().drain(shard(&key)).await.is_err());
+    assert_eq!(fixture.keys("outbox/").await, waiting);
+    assert_eq!(journal(&fixture).await.len(), waiting.len(), "the journal does not wait for the records");
+
+    fixture.records = database(&fixture.folder, "restored.db").await;
+    // A file where the journal's folder should be: the journal cannot be written.
+    let folder = fixture.folder.path().join("blobs").join("journal");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, b"").unwrap();
+    assert!(fixture.drainer().drain(shard(&key)).await.is_err());
+    assert_eq!(fixture.keys("outbox/").await, waiting);
+    assert_eq!(fixture.records.events(&key, None, 100).await.unwrap(), Vec::new(), "the journal is first");
+    std::fs::remove_file(&folder).unwrap();
+    fixture.drain().await;
+    assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
+    assert_eq!(fixture.records.events(&key, None, 100).await.unwrap().len(), waiting.len());
+}
