@@ -104,8 +104,25 @@ def judge(path):
     facts["study_uid"] = study
     if not all(UID.fullmatch(uid) for uid in (sop_class, sop_uid, study)):
         return "refuse", "a UID with other characters than digits and dots", facts
+    flaw = misread(path, content, meta.TransferSyntaxUID)
+    if flaw:
+        return "refuse", flaw, facts
     # Encoded data sets are even (PS3.5, 7.1.1 and A.5), and so is each of their fragments: DCMTK aborts here.
     return "accept", "an odd number of bytes" if len(content) % 2 else None, facts
+
+
+def misread(path, content, syntax):
+    """Why a receiver cannot read the data set by the transfer syntax that it comes in; nothing where it can."""
+    # Two capital letters after the first tag are its VR; in implicit VR its length stands there.
+    vr = content[4:6]
+    if not syntax.is_deflated and syntax.is_implicit_VR == (vr.isalpha() and vr.isupper()):
+        return "the data set has another VR encoding than its transfer syntax"
+    whole = pydicom.dcmread(path, force=True)
+    pixels = whole.get_item("PixelData") if "PixelData" in whole else None
+    # The length of encapsulated pixel data is undefined: FFFFFFFF.
+    if pixels is not None and len(pixels.value) < pixels.length != 0xFFFFFFFF:
+        return "the data set ends within its pixel data"
+    return None
 
 
 def read_header(path):

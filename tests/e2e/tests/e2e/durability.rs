@@ -24,8 +24,8 @@ use crate::harness::{Bench, PATIENCE, Relay, Server, data_sets, files_below};
 const KILLS: usize = 50;
 /// Studies under way to the server at a time.
 const SENDERS: usize = 2;
-/// The most that are sent: what the readers get through in the time that the test may take.
-const STUDIES: u32 = 240;
+/// A sender's pause after each association.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Small studies, one of them without anything to read.
 const KINDS: [StudyKind; 5] = [
     StudyKind::CrChest,
@@ -59,7 +59,7 @@ async fn stream(
 ) -> Account {
     let title = |text: &str| AeTitle::new(text).unwrap();
     let mut account = Account::default();
-    for kind in KINDS.into_iter().cycle().take(STUDIES as usize / SENDERS) {
+    for kind in KINDS.into_iter().cycle() {
         if *stop.borrow() {
             break;
         }
@@ -87,8 +87,8 @@ async fn stream(
                 }
             }
             open = still;
-            // A server that is being started is not asked without pause.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // As many studies as the readers get through in the time that the test may take.
+            tokio::time::sleep(PAUSE).await;
         }
     }
     account

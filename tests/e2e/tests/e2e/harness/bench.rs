@@ -15,9 +15,9 @@ use isocenter_peers::{
     study::Study,
 };
 use isocenter_runtime::{clock, task::Tasks};
-use isocenter_testkit::wait_for;
 use isocenter_wire::v1::{
-    self, Delivery, ListDeliveriesRequest, ListStudiesRequest, PutRequest, RegistryEntry, StudyStage,
+    self, Delivery, ListDeliveriesRequest, ListStudiesRequest, PutRequest, ReconcileRequest,
+    ReconcileResponse, RegistryEntry, StudyStage, archive_client::ArchiveClient,
     ingestion_client::IngestionClient, registry_client::RegistryClient, registry_entry::Entry,
     report_delivery_client::ReportDeliveryClient,
 };
@@ -142,23 +142,33 @@ impl Bench {
         }
     }
 
-    /// Waits until `isocenter reconcile` has compared `studies` studies, and says that everything agrees.
+    /// Waits until a comparison of `studies` studies finds no difference; then `isocenter reconcile` says the same.
     pub async fn reconciled(&self, studies: usize) {
-        let counted = std::sync::Mutex::new(None);
-        let compared = || async {
-            let ran = self.server.cli(&["reconcile", "--json"]).await;
-            let agrees = ran.code == 0;
-            let text = format!("{} {}", ran.stdout, ran.stderr);
-            let seen = serde_json::from_str::<serde_json::Value>(&ran.stdout).ok();
-            let seen = seen.and_then(|seen| seen["checked"]["study"].as_u64());
-            *counted.lock().unwrap() = Some(text);
-            agrees && seen.is_some_and(|seen| seen >= studies as u64)
+        let mut client = ArchiveClient::new(self.server.channel());
+        let mut last = None;
+        let agreed = async {
+            loop {
+                let answer = client.reconcile(ReconcileRequest {}).await.map(tonic::Response::into_inner);
+                let agrees = answer.as_ref().is_ok_and(|answer| agrees(answer, studies));
+                last = Some(answer);
+                if agrees {
+                    return;
+                }
+                // What is under way is not compared; it settles by itself.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         };
-        let waited =
-            tokio::time::timeout(PATIENCE, wait_for("reconcile to agree", 2 * PATIENCE, compared)).await;
-        let last = counted.into_inner().unwrap();
+        let waited = tokio::time::timeout(PATIENCE, agreed).await;
         assert!(waited.is_ok(), "{studies} studies are not reconciled: {last:?}");
+        let told = self.server.cli(&["reconcile", "--json"]).await.json();
+        assert_eq!(told["differences"], serde_json::json!([]), "{told}");
     }
+}
+
+/// Whether nothing differs and `studies` studies were compared.
+fn agrees(answer: &ReconcileResponse, studies: usize) -> bool {
+    let compared = answer.checked.iter().find(|checked| checked.kind == "study");
+    answer.differences.is_empty() && compared.is_some_and(|checked| checked.count >= studies as u64)
 }
 
 /// Every live study, by UID.
