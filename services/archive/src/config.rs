@@ -18,9 +18,13 @@ pub struct Config {
     pub close_after: Period,
     /// The same for a study that nobody reads.
     pub close_unread_after: Period,
-    /// A study that is received for longer than this is listed as overdue; a site's own bound wins.
+    /// A study that is received for longer than this is listed as overdue; a site's own bound wins. Ingestion's setting,
+    /// which the process copies here.
+    #[serde(skip)]
     pub max_assembly: Period,
-    /// A report that is not accepted for longer than this is listed as overdue.
+    /// A report that is not accepted for longer than this is listed as overdue. Report delivery's setting, which the process
+    /// copies here.
+    #[serde(skip)]
     pub page_after: Period,
     /// What changed within this time is under way and not yet compared with what should follow from it.
     pub settle: Period,

@@ -67,12 +67,19 @@ pub fn many<T: Serialize>(values: &[T], fields: &[&str], json: bool) -> Result<(
 fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),
-        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::String(text) => constant(text).unwrap_or_else(|| text.clone()),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
         serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::Object(_) => {
             value.to_string()
         }
     }
+}
+
+/// A constant of an enum of the proto as people write it: `STUDY_STAGE_NOTHING_TO_READ` is nothing-to-read.
+fn constant(text: &str) -> Option<String> {
+    const ENUMS: [&str; 4] = ["STUDY_STAGE_", "READ_STATE_", "DELIVERY_STATE_", "AI_RECEIVES_"];
+    let name = ENUMS.iter().find_map(|prefix| text.strip_prefix(prefix))?;
+    Some(name.to_lowercase().replace('_', "-"))
 }
 
 /// Says what went wrong, with its causes, and which exit code that is.

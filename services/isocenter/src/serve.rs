@@ -237,7 +237,12 @@ async fn archive(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
     };
-    let service = isocenter_archive::Service::build(config.archive.clone(), deps)?;
+    let settings = isocenter_archive::Config {
+        max_assembly: config.study.max_assembly,
+        page_after: config.delivery.page_after,
+        ..config.archive.clone()
+    };
+    let service = isocenter_archive::Service::build(settings, deps)?;
     service.routes(routes);
     shared.tasks.essential("archive", service.run());
     Ok(())

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
-    ExplainReadRequest, ListWorklistRequest, ReassignReadRequest,
+    ExplainReadRequest, IndexTerm, ListWorklistRequest, ReassignReadRequest,
     reader_assignment_client::ReaderAssignmentClient,
 };
+use serde_json::json;
 
 use super::{connect, request_id};
 use crate::{cli::Client, output};
@@ -77,8 +78,13 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
                     "position {} by rule {} of policy {}",
                     why.position, why.rule, why.policy_version
                 ))?;
-                output::many(&why.terms, &["name", "value", "unit"], false)?;
-                output::many(&why.readers, &["readerId", "eligible", "rejectedBy"], false)?;
+                let terms = why.terms.iter().map(|t| json!({ "term": t.name, "value": quantity(t) }));
+                output::many(&terms.collect::<Vec<_>>(), &["term", "value"], false)?;
+                let readers = why.readers.iter().map(|r| {
+                    let verdict = if r.eligible { "eligible" } else { r.rejected_by.as_str() };
+                    json!({ "reader": r.reader_id, "verdict": verdict })
+                });
+                output::many(&readers.collect::<Vec<_>>(), &["reader", "verdict"], false)?;
             }
         }
         Verb::Reassign { id, reason } => {
@@ -87,4 +93,19 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A term's value for people: times in hours, minutes and seconds.
+fn quantity(term: &IndexTerm) -> String {
+    if term.unit != "us" {
+        return format!("{} {}", term.value, term.unit);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "microseconds of any stay are far below 2^63")]
+    let seconds = (term.value / 1e6).round() as i64;
+    let (sign, seconds) = (if seconds < 0 { "-" } else { "" }, seconds.abs());
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{sign}{s}s"),
+        (0, m, s) => format!("{sign}{m}m {s}s"),
+        (h, m, s) => format!("{sign}{h}h {m}m {s}s"),
+    }
 }

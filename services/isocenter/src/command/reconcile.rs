@@ -27,8 +27,14 @@ pub async fn run(client: &Client) -> Result<ExitCode> {
         let found = serde_json::json!({ "checked": checked, "differences": answer.differences });
         output::line(&found.to_string())?;
     } else {
-        output::many(&answer.checked, &["kind", "count"], false)?;
-        output::many(&answer.differences, &["kind", "key", "expected", "found"], false)?;
+        // Not the proto's JSON form, which leaves out a count of zero.
+        let checked = answer.checked.iter().map(|c| serde_json::json!({ "kind": c.kind, "count": c.count }));
+        output::many(&checked.collect::<Vec<_>>(), &["kind", "count"], false)?;
+        if answer.differences.is_empty() {
+            output::note("no differences");
+        } else {
+            output::many(&answer.differences, &["kind", "key", "expected", "found"], false)?;
+        }
     }
     Ok(if answer.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
