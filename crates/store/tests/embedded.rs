@@ -125,3 +125,21 @@ async fn a_full_store_refuses_puts_and_grants_and_goes_on_after_deletion_and_com
     store.compact(at).await.unwrap();
     put(&store, "k/0", "x").await;
 }
+
+#[test]
+fn a_call_after_the_end_of_the_runtime_is_answered() {
+    let ended = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let disk = PowerCutFs::new();
+    let store = ended.block_on(Embedded::open(EmbeddedOptions::new("/store").over(disk.shared()))).unwrap();
+    let handle = ended.handle().clone();
+    ended.shutdown_background();
+    let (answer, answered) = std::sync::mpsc::channel();
+    // On a thread of its own, which a call that never returns does not take this test with.
+    std::thread::spawn(move || {
+        let _ended = handle.enter();
+        let call = store.txn(Txn::always(vec![Op::put(&key("a"), "x")]));
+        drop(answer.send(futures::executor::block_on(call)));
+    });
+    let answer = answered.recv_timeout(common::PATIENCE).expect("the call returns");
+    assert!(matches!(answer, Err(Error::Ambiguous { .. })), "{answer:?}");
+}

@@ -62,14 +62,17 @@ impl Queue {
 
 /// Queues a request and sees to it that somebody works.
 pub(super) fn enqueue(shared: &Arc<Shared>, request: Request) {
-    let mut queue = shared.queue.lock();
-    queue.pending.push_back(request);
-    if !queue.writing {
-        queue.writing = true;
-        let duty = Duty { shared: Arc::clone(shared), done: false };
-        // The handle is not joined: the answers say how it went.
-        drop(tokio::task::spawn_blocking(move || duty.work()));
+    {
+        let mut queue = shared.queue.lock();
+        queue.pending.push_back(request);
+        if std::mem::replace(&mut queue.writing, true) {
+            return;
+        }
     }
+    // Handed over without the lock: a runtime that was shut down drops the duty here and now, which takes the lock.
+    let duty = Duty { shared: Arc::clone(shared), done: false };
+    // The handle is not joined: the answers say how it went.
+    drop(tokio::task::spawn_blocking(move || duty.work()));
 }
 
 /// The right to write. Given back when dropped, even where the task panicked or its runtime was shut down before it
