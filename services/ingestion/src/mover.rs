@@ -267,16 +267,24 @@ fn object(study: &StudyKey, step: &Step) -> Option<BlobPath> {
     }
 }
 
-/// Reads the headers of those that are not listed as they are. One that cannot be read at all fails the batch.
+/// Reads the headers of those that are not listed as they are. One that cannot be read at all fails the batch, but for a
+/// repeat that is gone: sent again while its first copy was let go, it lay under the same name, and its data set is in blobs.
 async fn inspect(
     batch: Vec<Ready>,
     known: &Known,
 ) -> Result<(Vec<Ready>, Vec<Option<Result<Header, InspectError>>>), Error> {
-    let wanted: Vec<bool> = batch.iter().map(|file| !known.lists(&file.instance, &file.sha256)).collect();
+    let look = |file: &Ready| {
+        let wanted = !known.lists(&file.instance, &file.sha256);
+        (wanted, known.has_data(&file.instance, &file.data_set))
+    };
+    let looks: Vec<_> = batch.iter().map(look).collect();
     blocking(move || {
         let mut headers = Vec::with_capacity(batch.len());
-        for (file, wanted) in batch.iter().zip(wanted) {
+        for (file, (wanted, has_data)) in batch.iter().zip(looks) {
             headers.push(match wanted.then(|| part10::inspect(&file.path)) {
+                Some(Err(InspectError::Io(e))) if has_data && e.kind() == std::io::ErrorKind::NotFound => {
+                    None
+                }
                 Some(Err(InspectError::Io(source))) => {
                     return Err(crate::spool::SpoolError::Io { doing: "read", source }.into());
                 }
@@ -298,5 +306,64 @@ pub(crate) async fn blocking<T: Send + 'static>(
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(Error::Ending),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::PathBuf};
+
+    use isocenter_domain::{
+        document::{Instance, Series},
+        id::InstanceUid,
+    };
+
+    use super::*;
+    use crate::spool::Origin;
+
+    const UID: &str = "1.2.3";
+
+    fn gone(data_set: &[u8]) -> Ready {
+        Ready {
+            path: PathBuf::from("/no/such/folder/instance.dcm"),
+            study: StudyKey { tenant: "net".parse().unwrap(), study: "1.2".parse().unwrap() },
+            origin: Origin { site: "north".parse().unwrap(), calling: "CT2".parse().unwrap() },
+            instance: UID.parse().unwrap(),
+            sha256: Digest::of(b"as another device sends it"),
+            data_set: Digest::of(data_set),
+            size: 4,
+            received: None,
+        }
+    }
+
+    fn known(data_set: &[u8]) -> Known {
+        let instance = Instance {
+            sop_class: "1.2.840.10008.5.1.4.1.1.2".parse().unwrap(),
+            instance: UID.parse().unwrap(),
+            transfer_syntax: "1.2.840.10008.1.2.1".parse().unwrap(),
+            size: 4,
+            sha256: Digest::of(b"as one device sent it"),
+            data_set: Digest::of(data_set),
+            number: 1,
+            frames: 1,
+            image: true,
+        };
+        let instances = BTreeMap::from([(UID.parse::<InstanceUid>().unwrap(), instance)]);
+        let series = BTreeMap::from([("5".parse().unwrap(), Series { instances, ..Series::default() })]);
+        let mut known = Known::default();
+        known.learn(&Images { series, ..Images::default() });
+        known
+    }
+
+    /// Sent again while its first copy, a repeat, was let go: the same path, which is removed under the new account.
+    #[tokio::test]
+    async fn a_repeat_whose_file_went_with_an_earlier_copy_does_not_hold_up_its_study() {
+        let (batch, headers) = inspect(vec![gone(b"data")], &known(b"data")).await.unwrap();
+        assert_eq!((batch.len(), headers.len()), (1, 1));
+        assert!(headers[0].is_none(), "it is to be dropped");
+        assert!(
+            inspect(vec![gone(b"other")], &known(b"data")).await.is_err(),
+            "what is not in blobs is missed"
+        );
     }
 }

@@ -57,6 +57,11 @@ impl Known {
             || self.quarantined.iter().any(|(uid, known)| uid == instance && known == sha256)
     }
 
+    /// Whether the instance is listed with this data set, in whatever file it came.
+    pub(crate) fn has_data(&self, instance: &InstanceUid, data_set: &Digest) -> bool {
+        self.instances.get(instance).is_some_and(|(_, known, _)| known == data_set)
+    }
+
     /// What an instance is, beside what is known.
     pub(crate) fn place(
         &self,
