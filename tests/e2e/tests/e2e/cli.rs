@@ -117,8 +117,12 @@ async fn studies_reads_and_deliveries_are_listed_and_explained() {
     let shown = server.cli(&["study", "show", film.study_uid.as_str(), "--json"]).await.json();
     assert_eq!(shown["stage"].as_str(), Some("STUDY_STAGE_DELIVERED"), "{shown}");
     bench.reconciled(2).await;
-    let found = server.cli(&["study", "search", "--modality", "CR", "--json"]).await.json();
-    assert_eq!(strings(&found, "studyInstanceUid"), set(&[film.study_uid.as_str()]), "{found}");
+    // The records follow the journal, which is written every second.
+    let searched = || async {
+        let found = server.cli(&["study", "search", "--modality", "CR", "--json"]).await.json();
+        strings(&found, "studyInstanceUid") == set(&[film.study_uid.as_str()])
+    };
+    isocenter_testkit::wait_for("the film to be found", PATIENCE, searched).await;
 
     let verbs: [&[&str]; 4] = [
         &["study", "show", "1.2.3"],
