@@ -133,7 +133,7 @@ fn a_call_after_the_end_of_the_runtime_is_answered() {
     let store = ended.block_on(Embedded::open(EmbeddedOptions::new("/store").over(disk.shared()))).unwrap();
     let handle = ended.handle().clone();
     ended.shutdown_background();
-    let (answer, answered) = std::sync::mpsc::channel();
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
     // On a thread of its own, which a call that never returns does not take this test with.
     std::thread::spawn(move || {
         let _ended = handle.enter();
