@@ -10,7 +10,7 @@ use isocenter_domain::{
 use isocenter_runtime::task::Tasks;
 use isocenter_store::{
     Error, Key, KeyValue, Kv, Range, Revision,
-    reflector::{Changed, Mirror, Reflector, ReflectorOptions},
+    reflector::{Changed, Changes, Mirror, Reflector, ReflectorOptions},
 };
 
 const PREFIX: &str = "presence/reader/";
@@ -90,6 +90,11 @@ impl Presence {
     /// How many readers are present.
     pub fn count(&self) -> usize {
         self.mirror.snapshot().items.len()
+    }
+
+    /// Told of every change of anybody's presence from now on, and once at the beginning.
+    pub fn watch(&self) -> Changes {
+        self.mirror.subscribe()
     }
 
     /// The readers whose presence changes from now on; ends when changes may have been missed.

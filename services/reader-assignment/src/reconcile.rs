@@ -36,11 +36,11 @@ impl KeySource for Cases {
     type Key = CaseKey;
 
     async fn list(&self) -> Result<Vec<CaseKey>, Failed> {
-        self.0.view.synced().await;
         Ok(self.0.view.cases.all().iter().map(|case| case.key.clone()).collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, CaseKey>, Failed> {
+        self.0.view.synced().await;
         Ok(self.0.view.changes())
     }
 }
@@ -129,12 +129,12 @@ impl Desk {
     pub(crate) async fn follow(self: Arc<Self>, ended: CancellationToken) {
         use futures::StreamExt as _;
         loop {
-            // First the changes, then everything: what changes between the two is in the changes.
-            let mut changes = self.view.changes();
             tokio::select! {
                 () = ended.cancelled() => return,
                 () = self.view.synced() => {}
             }
+            // First the changes, then everything: what changes between the two is in the changes.
+            let mut changes = self.view.changes();
             self.board.refresh_all(&self.view);
             loop {
                 let changed = tokio::select! {

@@ -106,7 +106,7 @@ impl Workstation {
         answers: &mpsc::Sender<Result<SetPresenceResponse, Status>>,
     ) -> End {
         let mut signs = pin!(signs.fuse());
-        let mut others = self.desk.view.presence.changes();
+        let mut others = self.desk.view.presence.watch();
         let stopping = self.desk.tasks.token();
         let lasting = self.desk.config.presence.0;
         let mut silence = pin!(tokio::time::sleep(lasting));
@@ -135,14 +135,10 @@ impl Workstation {
                     Some(Err(_)) => return End::Broken,
                     None => return End::Gone,
                 },
-                changed = others.next() => {
-                    if changed.is_none() {
-                        others = self.desk.view.presence.changes();
-                    }
-                    if self.is_taken_over() {
-                        return End::TakenOver;
-                    }
-                }
+                // Whatever it is, the mirror says how things are; a mirror that has ended tells nothing more.
+                Some(_) = others.next() => if self.is_taken_over() {
+                    return End::TakenOver;
+                },
                 () = &mut silence => return End::Silent,
                 () = answers.closed() => return End::Broken,
                 () = stopping.cancelled() => return End::Stopping,

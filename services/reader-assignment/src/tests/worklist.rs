@@ -135,3 +135,17 @@ async fn a_stream_survives_a_store_that_is_away() {
     assert!(answers.recv().await.unwrap().is_ok());
     assert!(node.desk.view.presence.now(&tenant(), &anna()).await.unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_between_subscribing_and_the_first_look_is_told() {
+    use futures::StreamExt as _;
+    let world = World::new().await;
+    let node = world.node("a:1").await;
+    world.case(1).await;
+    node.caught_up(1).await;
+    let mut changes = node.desk.view.changes();
+    // Nobody looks at the stream while the case changes.
+    world.case(1).await;
+    node.caught_up(1).await;
+    assert_eq!(changes.next().await, Some(super::case_key(1)));
+}
