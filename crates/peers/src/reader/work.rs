@@ -238,6 +238,9 @@ where
         match call().await {
             Ok(response) => return Ok(response.into_inner()),
             Err(status) if attempt < ATTEMPTS && is_passing(&status) => {
+                if attempt == 2 {
+                    tracing::warn!(code = ?status.code(), error = status.message(), "call failed twice; repeating");
+                }
                 tokio::time::sleep(random::jitter(REPEAT.ceiling(attempt))).await;
                 attempt += 1;
             }

@@ -35,6 +35,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     cli::DemoArgs,
+    command::study::stage_name,
     config::{Config, Logs},
     output,
     serve::{self, Running},
@@ -96,7 +97,7 @@ fn config(data: &Path) -> Config {
     config.dicom.min_free = Size(64 << 20);
     config.study.quiet_period = Period(Duration::from_secs(2));
     config.telemetry.logs = Logs::Text;
-    config.telemetry.level = "error".into();
+    config.telemetry.level = "error,isocenter_peers=warn".into();
     config
 }
 
@@ -153,7 +154,10 @@ async fn flow(
         } else if args.once && clock.monotonic() - progress.0 > STALLED {
             for uid in &open {
                 let stage = snapshot.get(*uid).map(v1::Study::stage).unwrap_or_default();
-                output::note(&format!("stuck: {uid} {}", stage.as_str_name()));
+                output::note(&format!("stuck: {uid} {}", stage_name(stage)));
+            }
+            for (id, reader) in &network.readers {
+                output::note(&format!("reader {id}: {:?}", reader.counts()));
             }
             let tenant = config.tenant_id()?;
             let summary = settle(&account, config, &tenant, &snapshot, &network, running).await?;

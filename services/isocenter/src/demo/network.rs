@@ -26,13 +26,26 @@ use crate::command::request_id;
 pub const CALLED: &str = "ISOCENTER";
 /// Site and the AE title of its modality.
 pub const SITES: [(&str, &str); 2] = [("north", "NORTH_CT"), ("south", "SOUTH_XR")];
-/// Reader, pools and skills: two subspecialists and a generalist of the center, one reader of a site's own.
-const READERS: [(&str, &[&str], &[(&str, &str)]); 4] = [
-    ("neuro", &["neuro", "reference-center"], &[("CT", "*"), ("MR", "*")]),
-    ("mammo", &["mammo", "reference-center"], &[("MG", "*"), ("US", "*"), ("CR", "*"), ("DX", "*")]),
-    ("general", &["reference-center"], &[("*", "*")]),
-    ("regional", &["site:north"], &[("CR", "CHEST"), ("DX", "CHEST")]),
+/// Two subspecialists and a generalist of the center, and one reader of a site's own.
+const READERS: [Person; 4] = [
+    Person { id: "neuro", pools: &["neuro", "reference-center"], skills: &[("CT", "*"), ("MR", "*")] },
+    Person {
+        id: "mammo",
+        pools: &["mammo", "reference-center"],
+        skills: &[("MG", "*"), ("US", "*"), ("CR", "*"), ("DX", "*")],
+    },
+    Person { id: "general", pools: &["reference-center"], skills: &[("*", "*")] },
+    Person { id: "regional", pools: &["site:north"], skills: &[("CR", "CHEST"), ("DX", "CHEST")] },
 ];
+
+/// A reader of the demo.
+struct Person {
+    id: &'static str,
+    pools: &'static [&'static str],
+    /// Modality and body part.
+    skills: &'static [(&'static str, &'static str)],
+}
+
 /// AI service and what it computes.
 const SERVICES: [(&str, Algorithm); 2] =
     [("sample-density", Algorithm::Density), ("sample-opacity", Algorithm::Opacity)];
@@ -78,8 +91,9 @@ impl Network {
         let request = ApplyPolicyRequest { text, request_id: request_id() };
         RoutingClient::new(channel).apply_policy(request).await.context("the demo's policy was refused")?;
         let mut readers = Vec::new();
-        for (id, pools, skills) in READERS {
-            put(&mut registry, reader_entry(id, pools, skills)).await?;
+        for person in READERS {
+            let id = person.id;
+            put(&mut registry, person.entry()).await?;
             let id_typed: ReaderId = id.parse().context("a literal is a reader id")?;
             let config = ReaderConfig {
                 think: Duration::from_millis(150)..Duration::from_millis(900),
@@ -116,17 +130,19 @@ fn site_entries(site: &str, ae_title: &str, receiver: &Receiver) -> [Entry; 2] {
     ]
 }
 
-fn reader_entry(id: &str, pools: &[&str], skills: &[(&str, &str)]) -> Entry {
-    let skill = |(modality, body_part): &(&str, &str)| Skill {
-        modality: (*modality).into(),
-        body_part: (*body_part).into(),
-    };
-    Entry::Reader(ReaderEntry {
-        reader_id: id.into(),
-        skills: skills.iter().map(skill).collect(),
-        site_ids: vec!["*".into()],
-        pool_ids: pools.iter().map(|pool| (*pool).to_owned()).collect(),
-    })
+impl Person {
+    fn entry(&self) -> Entry {
+        let skill = |(modality, body_part): &(&str, &str)| Skill {
+            modality: (*modality).into(),
+            body_part: (*body_part).into(),
+        };
+        Entry::Reader(ReaderEntry {
+            reader_id: self.id.into(),
+            skills: self.skills.iter().map(skill).collect(),
+            site_ids: vec!["*".into()],
+            pool_ids: self.pools.iter().map(|pool| (*pool).to_owned()).collect(),
+        })
+    }
 }
 
 async fn put(registry: &mut RegistryClient<Channel>, entry: Entry) -> Result<()> {
