@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
     id::{ReaderId, TenantId},
     key::HoldingKey,
@@ -99,15 +99,24 @@ impl Presence {
 
     /// The readers whose presence changes from now on; ends when changes may have been missed.
     pub fn changes(&self) -> BoxStream<'static, HoldingKey> {
-        let changes = self.mirror.subscribe();
-        let keys = stream::unfold((changes, true), |(mut changes, first)| async move {
-            match changes.next().await? {
-                Changed::Keys(keys) => Some((keys, (changes, false))),
-                Changed::Relist if first => Some((Vec::new(), (changes, false))),
-                Changed::Relist => None,
+        let mut changes = self.mirror.subscribe();
+        // A subscription begins by saying that anything may have changed, and until that is taken tells no key: what changed
+        // before the first look would be lost with it.
+        let listed = changes.next().now_or_never().is_some();
+        let mirror = self.mirror.clone();
+        let keys = stream::unfold((changes, listed), move |(mut changes, listed)| {
+            let mirror = mirror.clone();
+            async move {
+                match changes.next().await? {
+                    Changed::Keys(keys) => Some((keys, (changes, true))),
+                    Changed::Relist if !listed => {
+                        Some((mirror.snapshot().items.keys().cloned().collect(), (changes, true)))
+                    }
+                    Changed::Relist => None,
+                }
             }
         });
-        keys.flat_map(|keys| stream::iter(keys.into_iter().filter_map(|key| parse(&key)))).boxed()
+        keys.flat_map(|keys: Vec<Key>| stream::iter(keys.into_iter().filter_map(|key| parse(&key)))).boxed()
     }
 }
 

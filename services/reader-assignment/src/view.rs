@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{FutureExt as _, StreamExt as _, stream, stream::BoxStream};
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_assign::{Holding as Held, Item, ReaderProfile};
 use isocenter_domain::{
     id::{ReaderId, StudyUid, TenantId},
@@ -138,17 +138,16 @@ impl View {
     /// reader who has an offer. Ends when changes may have been missed. Call it once the mirrors are synced.
     pub fn changes(&self) -> BoxStream<'static, CaseKey> {
         let (ours, theirs, present) = (self.clone(), self.clone(), self.clone());
-        let studies = primed(self.studies.changes());
+        let studies = self.studies.changes();
         let studies =
             studies.filter_map(move |key| std::future::ready(ours.case_of(&key.tenant, &key.study)));
-        let ai = primed(self.ai.changes());
+        let ai = self.ai.changes();
         let ai = ai.filter_map(move |key| std::future::ready(theirs.case_of(&key.tenant, &key.study)));
-        let reads =
-            primed(self.reads.changes()).map(|key| CaseKey { tenant: key.tenant, case: key.read.case });
-        let readers = primed(self.presence.changes());
+        let reads = self.reads.changes().map(|key| CaseKey { tenant: key.tenant, case: key.read.case });
+        let readers = self.presence.changes();
         let readers = readers.filter_map(move |key| std::future::ready(present.offered_to(&key)));
-        let all = [primed(self.cases.changes()), studies.boxed(), ai.boxed(), reads.boxed(), readers.boxed()]
-            .map(ending);
+        let all =
+            [self.cases.changes(), studies.boxed(), ai.boxed(), reads.boxed(), readers.boxed()].map(ending);
         // One that ends may have missed something, so that all of them end.
         stream::select_all(all)
             .take_while(|key| std::future::ready(key.is_some()))
@@ -160,15 +159,6 @@ impl View {
         let offered = self.holdings.get(reader)?.record.offered.clone()?;
         Some(CaseKey { tenant: reader.tenant.clone(), case: offered.case })
     }
-}
-
-/// The same stream, asked once. A subscription begins by saying that everything may have changed, which its stream passes
-/// over: were it first asked after the caller has listed, what changed in between would be passed over with it.
-fn primed<K: Send + 'static>(keys: BoxStream<'static, K>) -> BoxStream<'static, K> {
-    let mut keys = Box::pin(keys.peekable());
-    // A key that is there already stays in front of the stream.
-    let _: Option<Option<&K>> = keys.as_mut().peek().now_or_never();
-    keys.boxed()
 }
 
 /// The same stream, saying where it ends.
