@@ -20,12 +20,17 @@ use tokio::sync::watch;
 
 use crate::harness::{Bench, PATIENCE, Relay, Server, data_sets, files_below};
 
-/// How often the server is killed.
-const KILLS: usize = 50;
+/// How often the server is killed shortly after it was started, while it receives and assembles.
+const EARLY: usize = 47;
+/// How often it is killed while readers sign and reports go out. A killed leader of the queue holds its place for 10 s, so
+/// that nothing is read for as long after each start.
+const LATE: usize = 3;
+/// How often in all.
+const KILLS: usize = EARLY + LATE;
 /// Studies under way to the server at a time.
 const SENDERS: usize = 2;
 /// A sender's pause after each association.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(300);
 /// Small studies, one of them without anything to read.
 const KINDS: [StudyKind; 5] = [
     StudyKind::CrChest,
@@ -95,11 +100,15 @@ async fn stream(
 }
 
 /// How long each start took, from the process to its addresses.
-fn told(starts: &mut [Duration], seed: u64) {
+fn told(starts: &mut [Duration], account: &Account, seed: u64) {
     starts.sort_unstable();
     let (median, longest) = (starts[starts.len() / 2], starts[starts.len() - 1]);
-    let line =
-        format!("durability: seed {seed}, {} restarts, median {median:?}, longest {longest:?}", starts.len());
+    let line = format!(
+        "durability: seed {seed}, {} restarts, median {median:?}, longest {longest:?}, {} studies, {} instances",
+        starts.len(),
+        account.studies.len(),
+        account.acknowledged.len()
+    );
     // A measurement for whoever looks; nothing depends on it.
     drop(writeln!(std::io::stderr(), "{line}"));
 }
@@ -142,8 +151,16 @@ async fn fifty_kills_lose_nothing_and_repeat_nothing() {
     let mut kills = seeded.fork("kills");
     let mut starts = Vec::new();
     let clock: Arc<dyn clock::Clock> = clock::system();
-    for _ in 0..KILLS {
-        tokio::time::sleep(kills.duration(Duration::from_millis(100)..Duration::from_millis(800))).await;
+    for n in 0..KILLS {
+        let early = n < EARLY;
+        if !early {
+            let accepted = receiver.counts().accepted;
+            let more = receiver.until(|counts| counts.accepted > accepted + 2);
+            let waited = tokio::time::timeout(PATIENCE, more).await;
+            assert!(waited.is_ok(), "seed {seed}: no report arrives after kill {n}");
+        }
+        let (first, last) = if early { (100, 800) } else { (0, 300) };
+        tokio::time::sleep(kills.duration(Duration::from_millis(first)..Duration::from_millis(last))).await;
         server.send_replace(None);
         relay.point(None);
         bench.server.kill().await;
@@ -160,7 +177,7 @@ async fn fifty_kills_lose_nothing_and_repeat_nothing() {
         account.acknowledged.append(&mut sent.acknowledged);
         account.studies.append(&mut sent.studies);
     }
-    told(&mut starts, seed);
+    told(&mut starts, &account, seed);
 
     let studies = bench.settled(&account.studies, 2 * PATIENCE).await;
     assert_eq!(studies.len(), account.studies.len(), "seed {seed}");
