@@ -47,6 +47,28 @@ async fn a_lease_kept_alive_outlives_its_time_and_an_idle_watch_makes_progress()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_makes_progress_while_leases_are_kept_alive_and_other_keys_change() {
+    let (disk, clock) = (PowerCutFs::new(), TestClock::paused(Time::ZERO));
+    let store = Embedded::open(options(&disk, &clock)).await.unwrap();
+    let lease = store.grant(Duration::from_secs(5)).await.unwrap();
+    let at = put(&store, "k", "x").await;
+    let mut watch = store.watch(&Range::prefix("other/").unwrap(), at.next()).await.unwrap();
+    let busy = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            store.keep_alive(lease).await.unwrap();
+            put(&store, "k", "y").await;
+        }
+    };
+    tokio::select! {
+        () = busy => {}
+        item = tokio::time::timeout(PROGRESS_INTERVAL * 2, common::next(&mut watch)) => {
+            assert!(matches!(item, Ok(Ok(WatchItem::Progress(_)))), "{item:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_gets_its_full_time_again_when_the_store_is_reopened() {
     let (disk, clock) = (PowerCutFs::new(), TestClock::paused(Time::ZERO));
     let store = Embedded::open(options(&disk, &clock)).await.unwrap();

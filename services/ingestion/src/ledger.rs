@@ -148,7 +148,14 @@ impl Ledger {
         let accounts = self.accounts.lock();
         accounts
             .get(study)
-            .map(|entry| entry.files.values().take(most).cloned().collect())
+            .map(|entry| {
+                // In the order in which they came: where two contradict one another, the first is the instance. What an
+                // earlier process left came before everything.
+                let mut files: Vec<Ready> = entry.files.values().cloned().collect();
+                files.sort_by_key(|file| file.received);
+                files.truncate(most);
+                files
+            })
             .unwrap_or_default()
     }
 

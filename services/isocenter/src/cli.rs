@@ -9,7 +9,7 @@ use crate::{command, config::Settings, demo, output, serve};
 
 /// Carries every imaging study from the modality to a signed report that its sender has accepted.
 #[derive(Debug, Parser)]
-#[command(name = "isocenter", version, propagate_version = true)]
+#[command(name = "isocenter", version)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -113,5 +113,15 @@ impl Cli {
             Command::Ai(args) => command::registry::ai(args).await,
             Command::Policy(args) => command::policy::run(args).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_flags_clash() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -44,21 +44,24 @@ pub(super) fn stream(shared: &Arc<Shared>, range: Range, from: Revision) -> Watc
 
 impl Watcher {
     async fn item(&mut self) -> Result<WatchItem, Error> {
+        // One timer for the whole wait: a lease that falls due or a change outside the range is no news of this range.
+        let silence = tokio::time::sleep(PROGRESS_INTERVAL);
+        tokio::pin!(silence);
         loop {
             let (seen, due) = match self.step().await? {
                 Step::Deliver(item) => return Ok(item),
                 Step::Wait(seen, due) => (seen, due),
             };
-            let wait = due.map_or(PROGRESS_INTERVAL, |due| due.min(PROGRESS_INTERVAL));
-            let silent = tokio::select! {
-                changed = self.durable.changed() => {
-                    changed.map_err(|_| closed())?;
-                    false
+            let expiry = async {
+                match due {
+                    Some(due) => tokio::time::sleep(due).await,
+                    None => std::future::pending().await,
                 }
-                () = tokio::time::sleep(wait) => wait == PROGRESS_INTERVAL,
             };
-            if silent {
-                return Ok(WatchItem::Progress(seen));
+            tokio::select! {
+                changed = self.durable.changed() => changed.map_err(|_| closed())?,
+                () = expiry => {}
+                () = &mut silence => return Ok(WatchItem::Progress(seen)),
             }
         }
     }

@@ -31,8 +31,8 @@ enum Verb {
         /// The destination.
         destination: String,
         /// The report's version.
-        #[arg(long, default_value_t = 1)]
-        version: u32,
+        #[arg(long = "report-version", default_value_t = 1)]
+        report_version: u32,
     },
 }
 
@@ -55,10 +55,10 @@ pub async fn run(args: DeliveryArgs) -> Result<ExitCode> {
                 ["reportId", "version", "destinationId", "state", "attempts", "messageId", "lastError"];
             output::many(&deliveries, &fields, args.client.json)?;
         }
-        Verb::Replay { report, destination, version } => {
+        Verb::Replay { report, destination, report_version } => {
             let request = ReplayDeliveryRequest {
                 report_id: report,
-                version,
+                version: report_version,
                 destination_id: destination,
                 request_id: request_id(),
             };

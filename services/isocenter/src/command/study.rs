@@ -10,10 +10,7 @@ use isocenter_wire::v1::{
 };
 
 use super::connect;
-use crate::{
-    cli::Client,
-    output::{self, Usage},
-};
+use crate::{cli::Client, output};
 
 const FIELDS: [&str; 7] =
     ["studyInstanceUid", "stage", "siteId", "modalities", "bodyPart", "instanceCount", "completeAt"];
@@ -33,8 +30,8 @@ enum Verb {
     /// Live studies.
     List {
         /// Only in this stage, e.g. waiting-for-reader.
-        #[arg(long)]
-        stage: Option<String>,
+        #[arg(long, value_parser = parse_stage)]
+        stage: Option<StudyStage>,
     },
     /// One study and what happened to it.
     Show {
@@ -62,7 +59,7 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
     let json = args.client.json;
     match args.verb {
         Verb::List { stage } => {
-            let stage = stage.as_deref().map(parse_stage).transpose()?.unwrap_or_default();
+            let stage = stage.unwrap_or_default();
             output::many(&all(IngestionClient::new(channel), stage).await?, &FIELDS, json)?;
         }
         Verb::Show { uid } => {
@@ -127,10 +124,10 @@ pub fn stage_name(stage: StudyStage) -> String {
     stage.as_str_name().trim_start_matches("STUDY_STAGE_").to_lowercase().replace('_', "-")
 }
 
-fn parse_stage(text: &str) -> Result<StudyStage> {
+fn parse_stage(text: &str) -> Result<StudyStage, String> {
     let name = format!("STUDY_STAGE_{}", text.to_uppercase().replace('-', "_"));
-    StudyStage::from_str_name(&name).ok_or_else(|| {
+    StudyStage::from_str_name(&name).filter(|stage| *stage != StudyStage::Unspecified).ok_or_else(|| {
         let known: Vec<_> = isocenter_domain::stage::Stage::ALL.iter().map(|stage| stage.name()).collect();
-        Usage(format!("there is no stage {text}; stages are {}", known.join(", "))).into()
+        format!("stages are {}", known.join(", "))
     })
 }
