@@ -26,7 +26,7 @@ run: $(PROTOC) ## build, then run the demo; ARGS="--once --json" for one pass an
 	exec cargo run --locked -p isocenter -- demo $(ARGS)
 
 # The doc tests come first, so that the last line is the summary of the many.
-test: lint packages ## lint, then every test: unit, property, simulation, end to end, documentation
+test: lint packages build ## lint, then every test: unit, property, simulation, end to end, documentation
 	cargo test --locked --workspace --doc
 	$(RUN_TESTS) --workspace
 
@@ -38,7 +38,7 @@ fmt: $(PYTHON) ## format the Rust code and the protos
 	cargo fmt --all
 	$(VENV)/bin/buf format --write proto
 
-e2e: setup ## only the end-to-end tests: the real binary, etcd and peers that nobody here wrote
+e2e: setup build ## only the end-to-end tests: the real binary, etcd and peers that nobody here wrote
 	$(RUN_TESTS) -p isocenter-tests-e2e
 
 proto: $(PYTHON) ## lint the protos and check their format

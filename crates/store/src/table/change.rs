@@ -55,7 +55,7 @@ pub struct Change<'a> {
     now: Time,
     compare: Vec<Compare>,
     ops: Vec<Op>,
-    anchor: Option<Key>,
+    anchor: Option<(Key, u64)>,
 }
 
 impl<'a> Change<'a> {
@@ -118,7 +118,7 @@ impl<'a> Change<'a> {
         self.compare.push(Compare::unchanged(&key, current.mod_revision));
         self.event(&key, current.head.seq + 1, event, &current.head.trace);
         self.ops.push(Op::delete(&key));
-        self.anchor.get_or_insert(key);
+        self.anchor.get_or_insert((key, current.head.seq + 1));
     }
 
     /// The change rests on this record's being as it was loaded.
@@ -147,20 +147,25 @@ impl<'a> Change<'a> {
     /// [`TableError::Conflict`] where something the change rests on is otherwise; nothing was changed.
     /// [`Error::Ambiguous`] where it cannot be told whether it was changed: load again and decide again.
     pub async fn commit(self) -> Result<Revision, TableError> {
-        let anchor = self.anchor.clone();
-        let read_back = anchor.iter().map(Op::get).collect();
+        let (anchor, op_id) = (self.anchor.clone(), self.cause.op_id.clone());
+        let read_back = anchor.iter().map(|(key, _)| Op::get(key)).collect();
+        // Our own op_id is success only at the change counter that this change writes: one request may have changed the
+        // record before, in another way.
+        let ours = |value: &[u8], seq: u64| {
+            wire::decode_head(value).is_ok_and(|head| head.op_id == op_id && head.seq == seq)
+        };
         let kv = self.tables.kv();
         match kv.txn(Txn::when(self.compare, self.ops).otherwise(read_back)).await {
             Ok(answer) if answer.succeeded => Ok(answer.revision),
             // Another delivery of the same request may have been first: its own op_id in the record is success.
-            Ok(answer) => match answer.reads.first().and_then(|found| found.first()) {
-                Some(found) if bears(&found.value, &self.cause.op_id) => Ok(found.mod_revision),
-                Some(_) | None => Err(TableError::Conflict),
+            Ok(answer) => match (answer.reads.first().and_then(|found| found.first()), anchor) {
+                (Some(found), Some((_, seq))) if ours(&found.value, seq) => Ok(found.mod_revision),
+                (Some(_) | None, Some(_) | None) => Err(TableError::Conflict),
             },
             Err(Error::Ambiguous { why }) => {
-                let Some(anchor) = anchor else { return Err(Error::Ambiguous { why }.into()) };
+                let Some((anchor, seq)) = anchor else { return Err(Error::Ambiguous { why }.into()) };
                 match kv.get(&anchor).await {
-                    Ok(Some(found)) if bears(&found.value, &self.cause.op_id) => Ok(found.mod_revision),
+                    Ok(Some(found)) if ours(&found.value, seq) => Ok(found.mod_revision),
                     Ok(_) | Err(_) => Err(Error::Ambiguous { why }.into()),
                 }
             }
@@ -171,7 +176,7 @@ impl<'a> Change<'a> {
     fn write<R: Storable>(&mut self, key: Key, head: &Head, record: &R, event: &str) {
         self.event(&key, head.seq, event, &head.trace);
         self.ops.push(Op::put(&key, wire::encode(head, record)));
-        self.anchor.get_or_insert(key);
+        self.anchor.get_or_insert((key, head.seq));
     }
 
     fn event(&mut self, key: &Key, seq: u64, event: &str, trace: &str) {
@@ -187,10 +192,6 @@ impl<'a> Change<'a> {
         };
         self.ops.push(Op::put(&outbox_key(key, seq), wire::encode_event(&event)));
     }
-}
-
-fn bears(value: &[u8], op_id: &str) -> bool {
-    wire::decode_head(value).is_ok_and(|head| head.op_id == op_id)
 }
 
 /// Where the event of a record's change waits: `outbox/{shard}/{record key}/{seq, 20 digits}`. Kinds without a shard are in

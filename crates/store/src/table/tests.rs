@@ -95,6 +95,21 @@ async fn a_stale_change_is_a_conflict_and_the_same_request_again_is_not() {
     }
 }
 
+/// One request id for two deeds: the second must not be taken for done because the first has left the id in the record.
+#[tokio::test]
+async fn a_request_id_used_for_another_deed_proves_nothing() {
+    let Fixture { tables, _folder, .. } = fixture().await;
+    let key = |reader: &str| HoldingKey { tenant: "t".parse().unwrap(), reader: reader.parse().unwrap() };
+    let mut change = tables.change(Cause::request("r1", "tester"));
+    change.create(&key("anna"), &Holding::default(), "made", "");
+    change.commit().await.unwrap();
+    let anna = tables.load::<Holding>(&key("anna")).await.unwrap().unwrap();
+    let mut change = tables.change(Cause::request("r1", "tester"));
+    change.update(&anna, &Holding::default(), "changed");
+    change.require(Compare::created(&store_key(&key("boris")), Revision(9)));
+    assert!(matches!(change.commit().await, Err(TableError::Conflict)));
+}
+
 #[tokio::test]
 async fn another_epoch_stops_every_change_and_another_secret_refuses_to_open() {
     let Fixture { tables, kv, _folder } = fixture().await;
