@@ -64,6 +64,7 @@ impl Announced {
 }
 
 impl Drop for Announced {
+    #[expect(clippy::print_stderr, reason = "whoever runs the tests has to see the seed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("failed with ISOCENTER_SIM_SEED={}", self.0);
