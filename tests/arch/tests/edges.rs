@@ -105,7 +105,8 @@ fn crates_name_only_the_crates_they_may() {
         };
         // A crate's tests may use the testkit and the peers, and the crate itself with the features that its users get.
         let name = dependency.name.as_str();
-        let fine = allowed.contains(&name) || (dependency.dev && (["testkit", "peers"].contains(&name) || name == package.name));
+        let fine = allowed.contains(&name)
+            || (dependency.dev && (["testkit", "peers"].contains(&name) || name == package.name));
         (!fine).then(|| format!("must not name {name}"))
     });
     assert!(found.is_empty(), "{found:#?}");
