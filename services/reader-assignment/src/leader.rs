@@ -78,6 +78,11 @@ impl Leadership {
         self.fence().is_some_and(|fence| self.is_new(fence))
     }
 
+    /// How long a new leader takes every reader for present.
+    pub const fn grace(&self) -> Duration {
+        self.grace
+    }
+
     fn is_new(&self, fence: Fence) -> bool {
         let now = self.clock.monotonic();
         let mut since = self.since.lock();

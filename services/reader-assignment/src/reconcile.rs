@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use crate::{
     desk::Desk,
     error::Error,
-    plan::{Action, Plan, Situation, plan},
+    plan::{Action, Plan, Presence, Situation, plan},
 };
 
 /// How a role is named in events.
@@ -73,7 +73,7 @@ impl Desk {
             reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
             studies: studies.iter().map(|s| (s.key.study.clone(), &s.record)).collect(),
         };
-        let decided = plan(&situation, self.now(), |reader| self.counts_as_present(key, reader));
+        let decided = plan(&situation, self.now(), |reader| self.presence(key, reader));
         let span = telemetry::trace::joined(tracing::info_span!("assign reads"), &case.head.trace);
         for action in &decided.actions {
             self.act(key, &case, &reads, action).instrument(span.clone()).await?;
@@ -90,13 +90,19 @@ impl Desk {
             reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
             studies: studies.iter().map(|(uid, study)| (uid.clone(), &study.record)).collect(),
         };
-        plan(&situation, self.now(), |reader| self.counts_as_present(key, reader))
+        plan(&situation, self.now(), |reader| self.presence(key, reader))
     }
 
-    /// Only a leader that has led for a while takes a missing sign of life for absence; the others leave offers to it and
-    /// to their own time.
-    fn counts_as_present(&self, key: &CaseKey, reader: &isocenter_domain::id::ReaderId) -> bool {
-        !self.leadership.may_miss() || self.view.presence.of(&key.tenant, reader).is_some()
+    /// Only a leader that has led for a while takes a missing sign of life for absence; the others look again after a
+    /// leader's grace, when this replica may be such a leader.
+    fn presence(&self, key: &CaseKey, reader: &isocenter_domain::id::ReaderId) -> Presence {
+        if self.view.presence.of(&key.tenant, reader).is_some() {
+            Presence::Present
+        } else if self.leadership.may_miss() {
+            Presence::Absent
+        } else {
+            Presence::Unproven(self.now().plus(self.leadership.grace()))
+        }
     }
 
     async fn act(

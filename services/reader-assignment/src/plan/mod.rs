@@ -52,12 +52,23 @@ pub(crate) enum Action {
 pub(crate) struct Plan {
     /// In order.
     pub actions: Vec<Action>,
-    /// The end of the earliest standing offer.
+    /// The end of the earliest standing offer, or earlier where its reader's absence may count by then.
     pub look_again: Option<Time>,
 }
 
-/// Decides. `present` says of a reader whether the workstation gives signs of life.
-pub(crate) fn plan(situation: &Situation<'_>, now: Time, present: impl Fn(&ReaderId) -> bool) -> Plan {
+/// Whether a reader's workstation gives signs of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It does.
+    Present,
+    /// It does not, and that counts.
+    Absent,
+    /// It does not, and that may count from this time on: who decides does not lead, or not for long enough.
+    Unproven(Time),
+}
+
+/// Decides. `presence` says of a reader whether the workstation gives signs of life.
+pub(crate) fn plan(situation: &Situation<'_>, now: Time, presence: impl Fn(&ReaderId) -> Presence) -> Plan {
     let mut plan = Plan::default();
     if situation.case.state != CaseState::Ready {
         return plan;
@@ -68,13 +79,19 @@ pub(crate) fn plan(situation: &Situation<'_>, now: Time, present: impl Fn(&Reade
     for (n, read) in &situation.reads {
         // An open read never lapses: nothing but its reader or a lead ends it.
         let ReadState::Offered { reader, until } = &read.state else { continue };
-        if *until <= now {
-            plan.actions.push(Action::Lapse { n: *n, why: "the offer's time has passed" });
-        } else if !present(reader) {
-            plan.actions.push(Action::Lapse { n: *n, why: "the reader is not present" });
-        } else {
-            plan.look_again = Some(plan.look_again.map_or(*until, |earlier| earlier.min(*until)));
-        }
+        let again = match presence(reader) {
+            _ if *until <= now => {
+                plan.actions.push(Action::Lapse { n: *n, why: "the offer's time has passed" });
+                continue;
+            }
+            Presence::Absent => {
+                plan.actions.push(Action::Lapse { n: *n, why: "the reader is not present" });
+                continue;
+            }
+            Presence::Present => *until,
+            Presence::Unproven(from) => from.min(*until),
+        };
+        plan.look_again = Some(plan.look_again.map_or(again, |earlier| earlier.min(again)));
     }
     plan
 }

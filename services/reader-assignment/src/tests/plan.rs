@@ -16,9 +16,9 @@ use isocenter_domain::{
 use proptest::prelude::*;
 
 use super::{anna, boris, case, case_id, complete, uid};
-use crate::plan::{Action, Plan, Situation, item, plan};
+use crate::plan::{Action, Plan, Presence, Situation, item, plan};
 
-fn decide(case: &Case, reads: &[&Read], studies: &[(StudyUid, Study)], present: bool) -> Plan {
+fn decide(case: &Case, reads: &[&Read], studies: &[(StudyUid, Study)], present: Presence) -> Plan {
     let numbered = (1..).zip(reads.iter().copied());
     let situation = Situation {
         case,
@@ -43,11 +43,11 @@ fn offered(until: i64) -> Read {
 fn a_ready_case_gets_its_primary_read_with_the_age_of_the_case() {
     let case = case(&[1]);
     let create = Action::Create { n: 1, kind: ReadKind::Primary, since: case.complete_at };
-    assert_eq!(decide(&case, &[], &[(uid(1), complete(1))], true).actions, [create]);
+    assert_eq!(decide(&case, &[], &[(uid(1), complete(1))], Presence::Present).actions, [create]);
     let waiting = Read::waiting(ReadKind::Primary, Time(1));
-    assert_eq!(decide(&case, &[&waiting], &[(uid(1), complete(2))], true), Plan::default());
+    assert_eq!(decide(&case, &[&waiting], &[(uid(1), complete(2))], Presence::Present), Plan::default());
     let closed = Case { state: CaseState::Closed, ..case };
-    assert_eq!(decide(&closed, &[], &[(uid(1), complete(1))], true), Plan::default());
+    assert_eq!(decide(&closed, &[], &[(uid(1), complete(1))], Presence::Present), Plan::default());
 }
 
 #[test]
@@ -55,25 +55,33 @@ fn images_that_no_signed_read_names_get_a_discrepancy_read_once_nothing_is_live(
     let (case, two) = (case(&[1]), [(uid(1), complete(2))]);
     let kind = ReadKind::Discrepancy { of: 1 };
     let create = Action::Create { n: 2, kind, since: Time(5_000_000) };
-    assert_eq!(decide(&case, &[&signed(1)], &two, true).actions, [create]);
-    assert_eq!(decide(&case, &[&signed(2)], &two, true), Plan::default());
+    assert_eq!(decide(&case, &[&signed(1)], &two, Presence::Present).actions, [create]);
+    assert_eq!(decide(&case, &[&signed(2)], &two, Presence::Present), Plan::default());
     let live = Read::waiting(kind, Time(2));
-    assert_eq!(decide(&case, &[&signed(1), &live], &two, true), Plan::default());
-    assert_eq!(decide(&case, &[&signed(1), &signed(2)], &two, true), Plan::default());
+    assert_eq!(decide(&case, &[&signed(1), &live], &two, Presence::Present), Plan::default());
+    assert_eq!(decide(&case, &[&signed(1), &signed(2)], &two, Presence::Present), Plan::default());
 }
 
 #[test]
 fn an_offer_lapses_by_time_or_absence_and_an_open_read_never() {
     let case = case(&[1]);
-    let standing = decide(&case, &[&offered(6_000_000)], &[], true);
+    let standing = decide(&case, &[&offered(6_000_000)], &[], Presence::Present);
     assert_eq!(standing, Plan { actions: Vec::new(), look_again: Some(Time(6_000_000)) });
-    for (read, present) in [(offered(5_000_000), true), (offered(6_000_000), false)] {
+    let unproven =
+        |from| decide(&case, &[&offered(6_000_000)], &[], Presence::Unproven(Time(from))).look_again;
+    assert_eq!(
+        unproven(5_500_000),
+        Some(Time(5_500_000)),
+        "an absence that does not count yet is looked at again"
+    );
+    assert_eq!(unproven(7_000_000), Some(Time(6_000_000)));
+    for (read, present) in [(offered(5_000_000), Presence::Present), (offered(6_000_000), Presence::Absent)] {
         let plan = decide(&case, &[&read], &[], present);
         assert!(matches!(plan.actions[..], [Action::Lapse { n: 1, .. }]), "{plan:?}");
     }
     let state = ReadState::Open { reader: anna(), token: "t".into(), since: Time(0), studies: Vec::new() };
     let open = Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) };
-    assert_eq!(decide(&case, &[&open], &[], false), Plan::default());
+    assert_eq!(decide(&case, &[&open], &[], Presence::Absent), Plan::default());
 }
 
 #[test]
