@@ -81,8 +81,6 @@ pub struct Images {
     pub patient: Patient,
     /// Accession Number (0008,0050); empty where absent.
     pub accession: Phi<String>,
-    /// Study ID (0020,0010).
-    pub study_id: Phi<String>,
     /// Study Date (0008,0020), DICOM DA.
     pub study_date: String,
     /// Study Time (0008,0030), DICOM TM.
@@ -93,8 +91,6 @@ pub struct Images {
     pub procedure_code: String,
     /// Requested Procedure Priority (0040,1003).
     pub priority: String,
-    /// Referring Physician's Name (0008,0090).
-    pub referring_physician: Phi<String>,
     /// Institution Name (0008,0080).
     pub institution: String,
     /// The series.
@@ -222,18 +218,16 @@ impl Images {
     /// Takes over what `other` knows. What this already says wins; instances of equal UID are the caller's to compare.
     pub fn merge(&mut self, other: Self) {
         let first = self.series.is_empty();
-        let Self { patient, accession, study_id, study_date, study_time, description, .. } = &mut *self;
+        let Self { patient, accession, study_date, study_time, description, .. } = &mut *self;
         if first || patient.id.reveal().is_empty() {
             *patient = other.patient;
         }
         keep_phi(accession, other.accession);
-        keep_phi(study_id, other.study_id);
         keep(study_date, other.study_date);
         keep(study_time, other.study_time);
         keep_phi(description, other.description);
         keep(&mut self.procedure_code, other.procedure_code);
         keep(&mut self.priority, other.priority);
-        keep_phi(&mut self.referring_physician, other.referring_physician);
         keep(&mut self.institution, other.institution);
         for (uid, series) in other.series {
             let ours = self.series.entry(uid).or_default();
