@@ -15,8 +15,6 @@ pub struct Facts {
     pub body_part: String,
     /// The site the study came from, as the registry knows the sender.
     pub site: SiteId,
-    /// Station Name (0008,1010).
-    pub station: String,
     /// AE title of the sender.
     pub calling_ae: String,
     /// Distinct SOP Class UID (0008,0016).
@@ -31,13 +29,11 @@ pub struct Facts {
     pub order_priority: String,
     /// Code Value of Procedure Code Sequence (0008,1032), else of the order's OBR-4.1.
     pub procedure_code: String,
-    /// HL7 PV1-2 of the order.
-    pub patient_class: String,
     /// Study Description (0008,1030). Free text which may hold anything: usable in a condition, never printed.
     pub study_description: Phi<String>,
     /// Institution Name (0008,0080).
     pub institution: String,
-    /// Patient's Age (0010,1010) in whole years; `None` where it is unknown.
+    /// Whole years from Patient's Birth Date (0010,0030) to the study's completion; `None` where it is unknown.
     pub patient_age_years: Option<u32>,
     /// Revision of the study, from 1.
     pub revision: u32,
@@ -53,7 +49,6 @@ impl Facts {
             modalities: Vec::new(),
             body_part: String::new(),
             site,
-            station: String::new(),
             calling_ae: String::new(),
             sop_classes: Vec::new(),
             image_count: 0,
@@ -61,7 +56,6 @@ impl Facts {
             series_count: 0,
             order_priority: String::new(),
             procedure_code: String::new(),
-            patient_class: String::new(),
             study_description: Phi::default(),
             institution: String::new(),
             patient_age_years: None,
@@ -76,7 +70,6 @@ impl Facts {
         bind("modalities", codes(&self.modalities));
         bind("body_part", code(&self.body_part).into());
         bind("site", self.site.as_str().into());
-        bind("station", self.station.trim().into());
         bind("calling_ae", self.calling_ae.trim().into());
         bind("sop_classes", codes(&self.sop_classes));
         bind("image_count", Value::Int(self.image_count.into()));
@@ -84,7 +77,6 @@ impl Facts {
         bind("series_count", Value::Int(self.series_count.into()));
         bind("order_priority", code(&self.order_priority).into());
         bind("procedure_code", self.procedure_code.trim().into());
-        bind("patient_class", code(&self.patient_class).into());
         bind("study_description", self.study_description.reveal().trim().into());
         bind("institution", self.institution.trim().into());
         bind("patient_age_years", Value::Int(self.patient_age_years.map_or(-1, i64::from)));
@@ -119,7 +111,6 @@ pub const FACT_NAMES: &[(&str, FactKind)] = &[
     ("modalities", FactKind::Texts),
     ("body_part", FactKind::Text),
     ("site", FactKind::Text),
-    ("station", FactKind::Text),
     ("calling_ae", FactKind::Text),
     ("sop_classes", FactKind::Texts),
     ("image_count", FactKind::Number),
@@ -127,7 +118,6 @@ pub const FACT_NAMES: &[(&str, FactKind)] = &[
     ("series_count", FactKind::Number),
     ("order_priority", FactKind::Text),
     ("procedure_code", FactKind::Text),
-    ("patient_class", FactKind::Text),
     ("study_description", FactKind::Text),
     ("institution", FactKind::Text),
     ("patient_age_years", FactKind::Number),

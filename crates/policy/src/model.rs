@@ -19,8 +19,6 @@ pub struct ClassPolicy {
     pub ai_credit: Duration,
     /// How long an open read may be silent before it is listed as stuck.
     pub orphan_after: Duration,
-    /// Whether such a read is offered again without a person deciding so.
-    pub reoffer: bool,
 }
 
 impl ClassPolicy {

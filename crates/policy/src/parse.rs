@@ -212,7 +212,7 @@ fn class(text: At<ClassText>) -> Result<ClassPolicy, PolicyError> {
         None => ORPHAN_AFTER,
         Some(after) => duration(after, MINUTE, 30 * DAY, "a duration from 1m to 720h")?,
     };
-    Ok(ClassPolicy { deadline, ai_credit, orphan_after, reoffer: text.reoffer })
+    Ok(ClassPolicy { deadline, ai_credit, orphan_after })
 }
 
 /// A plan and a case hold these lists, and a stored record is small.

@@ -28,8 +28,6 @@ pub(crate) struct ClassText {
     pub deadline: Option<At<String>>,
     pub ai_credit: Option<At<String>>,
     pub orphan_after: Option<At<String>>,
-    #[serde(default)]
-    pub reoffer: bool,
 }
 
 #[derive(Deserialize)]
@@ -76,7 +74,7 @@ impl<'de> Visitor<'de> for ClassesVisitor {
     type Value = Classes;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map from class to {deadline, ai_credit, orphan_after, reoffer}")
+        f.write_str("a map from class to {deadline, ai_credit, orphan_after}")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Classes, A::Error> {

@@ -10,7 +10,7 @@ name: network
 schema: 1
 classes:
   STROKE:    {deadline: 20m, ai_credit: 0m, orphan_after: 5m}
-  STAT:      {deadline: 60m, ai_credit: 5m, orphan_after: 5m, reoffer: true}
+  STAT:      {deadline: 60m, ai_credit: 5m, orphan_after: 5m}
   ROUTINE:   {deadline: 24h, ai_credit: 8h}
   SCREENING: {deadline: 72h, ai_credit: 24h}
 rules:
@@ -134,8 +134,6 @@ fn a_class_has_defaults_and_a_policy_a_version() {
     let policy = Policy::parse(NETWORK).unwrap();
     let class = |name: &str| policy.class(&name.parse().unwrap()).unwrap().clone();
     assert_eq!(class("ROUTINE").orphan_after, Duration::from_secs(30 * 60));
-    assert!(!class("ROUTINE").reoffer);
-    assert!(class("STAT").reoffer);
     assert!(policy.class(&"GONE".parse().unwrap()).is_none());
     assert_eq!(policy.hash(), Policy::parse(NETWORK).unwrap().hash());
     assert_ne!(policy.hash(), Policy::parse(&format!("{NETWORK}\n")).unwrap().hash());
@@ -155,7 +153,7 @@ fn conditions_see_tidy_values() {
         "modalities.exists(m, m == 'SR') && modalities.exists_one(m, m == 'CT') && modalities.all(m, size(m) == 2)",
         "study_description.contains('Head') && study_description.startsWith('CT') && site.endsWith('th')",
         "patient_age_years >= 0 && patient_age_years < 16 && !doubt && revision == 1",
-        "station == '' && calling_ae == '' && procedure_code == '' && sop_classes == []",
+        "calling_ae == '' && procedure_code == '' && sop_classes == []",
         "(doubt ? 1 : image_count) == 2 && -1 < image_count",
         "site in ['north', \"south\"]",
         "sop_classes.all(s, s == '1.2.840.10008.5.1.4.1.1.2')",

@@ -13,9 +13,9 @@ schema: 1
 classes: {A: {deadline: 1h, ai_credit: 30m}, B: {deadline: 2h}}
 rules:
   - {name: fails, when: "modalities[2] == sop_classes[1]", read: false}
-  - {name: stations, when: "station == calling_ae || institution == study_description", class: B}
+  - {name: senders, when: "procedure_code == calling_ae || institution == study_description", class: B}
   - {name: counts, when: "image_count > instance_count || series_count > 3", pools: [counted]}
-  - {name: people, when: "patient_age_years < 16 && patient_class != 'I' && !doubt", ai: [{service: x, timeout: 1m}]}
+  - {name: people, when: "patient_age_years < 16 && order_priority != 'S' && !doubt", ai: [{service: x, timeout: 1m}]}
   - {name: orders, when: "order_priority in ['S', 'A'] || procedure_code == body_part || revision > 1", destinations: [y]}
   - {name: sites, when: "site.startsWith('n') && modalities.exists(m, m == 'SR')", read: false}
 default: {class: A, read: true, pools: [general, "site:{site}"], destinations: ["site:{site}"]}
@@ -30,7 +30,6 @@ fn facts() -> impl Strategy<Value = Facts> {
             modalities,
             body_part: words[0].clone(),
             site: SiteId::new(site).unwrap(),
-            station: words[1].clone(),
             calling_ae: words[2].clone(),
             sop_classes,
             image_count: numbers.0,
@@ -38,7 +37,6 @@ fn facts() -> impl Strategy<Value = Facts> {
             series_count: numbers.2,
             order_priority: words[3].clone(),
             procedure_code: words[4].clone(),
-            patient_class: words[5].clone(),
             study_description: Phi::new(words[6].clone()),
             institution: words[7].clone(),
             patient_age_years: numbers.4,

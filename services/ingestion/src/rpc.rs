@@ -100,14 +100,21 @@ impl Studies {
         times.into_iter().max().unwrap_or_default()
     }
 
-    /// The study, or that it was closed: for a watch, to which a study that vanished is one that was closed.
-    fn seen(&self, key: &StudyKey) -> v1::WatchStudiesResponse {
-        let study = self.study(key).unwrap_or_else(|| v1::Study {
-            study_instance_uid: key.study.to_string(),
-            stage: v1::StudyStage::Closed.into(),
-            ..v1::Study::default()
-        });
-        v1::WatchStudiesResponse { study: Some(study) }
+    /// The study, or that it was closed: for a watch, to which a study that vanished is one that was closed. Nothing of a
+    /// study that is not seen yet: its intake, which goes with it at its close, was seen first.
+    fn seen(&self, key: &StudyKey) -> Option<v1::WatchStudiesResponse> {
+        let study = match self.study(key) {
+            Some(study) => study,
+            None if !self.mirrors.of::<Intake>().of(&crate::reconcile::intakes_of(key)).is_empty() => {
+                return None;
+            }
+            None => v1::Study {
+                study_instance_uid: key.study.to_string(),
+                stage: v1::StudyStage::Closed.into(),
+                ..v1::Study::default()
+            },
+        };
+        Some(v1::WatchStudiesResponse { study: Some(study) })
     }
 
     /// The studies of `tenant` about which anything changes, from now on. Ends when changes may have been missed.
@@ -173,7 +180,7 @@ fn watch(studies: Studies, tenant: TenantId) -> impl Stream<Item = v1::WatchStud
         let key = move |study| StudyKey { tenant: of_tenant.clone(), study };
         let all = stream::iter(studies.uids(&tenant).into_iter().map(key));
         let looking = studies.clone();
-        let round = all.chain(changes).map(move |key| looking.seen(&key));
+        let round = all.chain(changes).filter_map(move |key| futures::future::ready(looking.seen(&key)));
         Some((round, (studies, tenant)))
     })
     .flatten()

@@ -102,7 +102,6 @@ impl World {
             authority: "NORTH-MPI".into(),
             quiet_period: None,
             max_assembly: None,
-            time_zone: String::new(),
         };
         let key = RegistryKey { tenant: tenant(), item: RegistryItem::Site("north".parse().unwrap()) };
         let mut change = world.tables.change(Cause::role("test"));

@@ -20,6 +20,7 @@ use crate::output::Usage;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Roles to run; `all` is every one.
+    #[serde(deserialize_with = "one_or_more")]
     pub roles: Vec<Role>,
     /// `embedded:FOLDER` (one process, locked) or `etcd://host:port,…`.
     pub store: String,
@@ -166,8 +167,8 @@ impl Config {
         let mut tree = serde_json::to_value(config).context("settings cannot be written as JSON")?;
         for (path, text) in &settings.0 {
             let wrong = || Usage(format!("--{path}: {text} is not a value"));
-            let value = if path == "roles" { roles(text) } else { scalar(text) };
-            *tree.pointer_mut(&format!("/{}", path.replace('.', "/"))).ok_or_else(wrong)? = value;
+            let place = tree.pointer_mut(&format!("/{}", path.replace('.', "/"))).ok_or_else(wrong)?;
+            *place = if path == "roles" { roles(text) } else { scalar(text, place) };
             // One at a time, so that an error is about this flag.
             serde_json::from_value::<Self>(tree.clone()).map_err(|e| Usage(format!("--{path}: {e}")))?;
         }
@@ -181,8 +182,7 @@ impl Config {
         self.cell_id()?;
         if self.store.starts_with("embedded:") && !self.roles.contains(&Role::All) {
             return Err(Usage(
-                "the embedded store is locked by one process, which therefore runs every role: use --roles all, or \
-                 --store etcd://host:port to run roles apart"
+                "the embedded store is locked by one process, which therefore runs every role: use --roles all"
                     .into(),
             )
             .into());
@@ -230,7 +230,7 @@ impl clap::Args for Settings {
     fn augment_args(command: Command) -> Command {
         leaves().into_iter().fold(command, |command, (path, default)| {
             let variable = format!("ISOCENTER_{}", path.to_uppercase().replace('.', "_"));
-            let help = format!("[default: {default}]");
+            let help = format!("{} [default: {default}]", help(&path));
             let mut arg =
                 Arg::new(path.clone()).long(path.clone()).env(variable).help(help).value_name("VALUE");
             arg = match path.as_str() {
@@ -285,10 +285,80 @@ fn leaves() -> Vec<(String, String)> {
     found
 }
 
-fn scalar(text: &str) -> Value {
-    match text.parse::<u64>() {
-        Ok(number) => number.into(),
-        Err(_) => text.parse::<bool>().map_or_else(|_| text.into(), Value::Bool),
+/// The text as a value of the kind that the default is.
+fn scalar(text: &str, default: &Value) -> Value {
+    match default {
+        Value::Number(_) => text.parse::<u64>().map_or_else(|_| text.into(), Value::from),
+        Value::Bool(_) => text.parse::<bool>().map_or_else(|_| text.into(), Value::Bool),
+        Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => text.into(),
+    }
+}
+
+/// One role, or a list of them.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Names {
+        One(String),
+        More(Vec<String>),
+    }
+    let names = match Names::deserialize(deserializer)? {
+        Names::One(name) => vec![name],
+        Names::More(names) => names,
+    };
+    let role = |name: String| {
+        let parsed = Role::deserialize(serde::de::value::StrDeserializer::<D::Error>::new(&name));
+        parsed.map_err(|_| serde::de::Error::custom(format!("{name} is not a role; {}", help("roles"))))
+    };
+    names.into_iter().map(role).collect()
+}
+
+/// What a setting is for.
+fn help(path: &str) -> &'static str {
+    match path {
+        "roles" => {
+            "Roles to run: all, or some of ingestion,routing,ai-dispatch,reader-assignment,report-delivery,archive"
+        }
+        "store" => "Live records: embedded:FOLDER (one process) or etcd://host:port,…",
+        "records" => "History: sqlite:FILE",
+        "blobs" => "Pixels, manifests, report texts: a folder",
+        "spool" => "Instances between acknowledgement and blobs: this node's own folder",
+        "cell" => "The cell that the store is",
+        "tenant" => "The tenant of callers on loopback",
+        "dicom.listen" => "Where DICOM is received",
+        "dicom.ae_title" => "The called AE title; * takes any",
+        "dicom.max_pdu" => "The longest PDU taken",
+        "dicom.max_associations" => "Associations at once; more are asked to come again",
+        "dicom.artim" => "How long an association may take to be requested",
+        "dicom.idle" => "How long an association may be silent",
+        "dicom.min_free" => "Below this free space instances are refused for now (A700)",
+        "listen" => "gRPC and /metrics; plaintext, so loopback only",
+        "health" => "grpc.health.v1 and /healthz",
+        "advertise" => "What other roles and AI vendors dial, host:port; the bound address where empty",
+        "study.quiet_period" => "A study is whole when no image came for this long; a site may say otherwise",
+        "study.max_assembly" => "The longest that assembling may take; a site may say otherwise",
+        "secret_file" => "The network's secret, 32 bytes, the same on all nodes; made where absent",
+        "read.offer" => "How long an offer stands",
+        "read.presence" => "How long a reader counts as present after a sign of life",
+        "ai.max_attempts" => "Calls for one analysis before it fails",
+        "ai.claim" => "How long a dispatcher's claim on an analysis holds; pixels can be fetched as long",
+        "ai.first_retry" => "The pause after a first failed call; it doubles",
+        "ai.max_retry" => "The longest pause between calls",
+        "ai.describe" => "How long a service's description of itself is believed",
+        "delivery.hl7_ack_timeout" => "How long a receiver may take to acknowledge",
+        "delivery.first_retry" => "The pause after a first failed attempt; it doubles",
+        "delivery.max_retry" => "The longest pause between attempts",
+        "delivery.page_after" => "A report not accepted for this long is overdue",
+        "delivery.dead_letter_after" => "A report not accepted for this long waits for a person",
+        "archive.journal_interval" => "The pause between two journal objects of a shard",
+        "archive.close_after" => "A delivered case without a change for this long is closed",
+        "archive.close_unread_after" => "The same for a study that nobody reads",
+        "archive.settle" => "What changed within this time is not compared by reconcile yet",
+        "telemetry.logs" => "json or text, to stderr",
+        "telemetry.level" => "A filter such as info or info,isocenter_ingestion=debug",
+        "telemetry.otlp" => "An OpenTelemetry collector, http://host:4317; none where empty",
+        "shutdown.drain" => "How long work under way may take to finish",
+        _ => "",
     }
 }
 
@@ -308,7 +378,7 @@ mod tests {
     fn flags_go_over_the_file_and_the_file_over_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");
-        std::fs::write(&file, "tenant: moscow\ncell: a\nread: {offer: 30s}\n").unwrap();
+        std::fs::write(&file, "roles: all\ntenant: moscow\ncell: a\nread: {offer: 30s}\n").unwrap();
         let config =
             Config::load(Some(&file), &settings(&[("cell", "b"), ("study.quiet_period", "3s")])).unwrap();
         assert_eq!((config.tenant.as_str(), config.cell.as_str()), ("moscow", "b"));
@@ -318,10 +388,19 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_explained() {
+        let silent: Vec<_> = leaves().into_iter().filter(|(path, _)| help(path).is_empty()).collect();
+        assert!(silent.is_empty(), "{silent:?}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let wrong = |pairs: &[(&str, &str)]| Config::load(None, &settings(pairs)).unwrap_err().to_string();
         assert!(wrong(&[("study.quiet_period", "soon")]).starts_with("--study.quiet_period: "));
-        assert!(wrong(&[("roles", "cook")]).starts_with("--roles: unknown variant `cook`"));
+        assert!(
+            wrong(&[("roles", "cook")])
+                .starts_with("--roles: cook is not a role; Roles to run: all, or some of ")
+        );
         assert!(wrong(&[("roles", "routing")]).starts_with("the embedded store is locked by one process"));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.yaml");

@@ -27,6 +27,14 @@ pub fn line(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Text as it is, without a line break of ours.
+pub fn text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
 /// A line for people.
 pub fn note(text: &str) {
     // Nobody to tell if stderr is closed.
@@ -64,7 +72,8 @@ pub fn many<T: Serialize>(values: &[T], fields: &[&str], json: bool) -> Result<(
     line(&table.to_string())
 }
 
-fn plain(value: &serde_json::Value) -> String {
+/// A value as people read it.
+pub fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => constant(text).unwrap_or_else(|| text.clone()),
@@ -85,8 +94,11 @@ fn constant(text: &str) -> Option<String> {
 /// Says what went wrong, with its causes, and which exit code that is.
 pub fn refused(error: &anyhow::Error) -> ExitCode {
     if let Some(status) = error.downcast_ref::<tonic::Status>() {
-        note(&format!("isocenter: {}", status.message()));
-        for violation in violations(status) {
+        match status.message() {
+            "" => note(&format!("isocenter: {}", status.code())),
+            message => note(&format!("isocenter: {message}")),
+        }
+        for violation in violations(status).into_iter().filter(|violation| violation != status.message()) {
             note(&format!("  {violation}"));
         }
         let unreachable = status.code() == tonic::Code::Unavailable;

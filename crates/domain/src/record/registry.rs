@@ -38,8 +38,6 @@ pub struct Site {
     pub quiet_period: Option<Duration>,
     /// The bound on assembly; the node's default where none.
     pub max_assembly: Option<Duration>,
-    /// The site's time zone as IANA names it; empty: UTC.
-    pub time_zone: String,
 }
 
 /// A radiologist.

@@ -25,7 +25,7 @@ pub enum MetaError {
     },
     /// Another network's secret.
     #[error(
-        "the secret is not the one this store was made with: its references would match nothing. Use the same secret file on every node"
+        "the secret or the cell is not the one this store was made with: references would match nothing. Use the same on every node"
     )]
     Secret,
     /// A meta key holds what it should not.

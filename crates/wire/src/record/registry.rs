@@ -24,7 +24,6 @@ impl Stored for Entry {
                 authority: s.authority.clone(),
                 quiet_period: s.quiet_period.map(field::micros).unwrap_or_default(),
                 max_assembly: s.max_assembly.map(field::micros).unwrap_or_default(),
-                time_zone: s.time_zone.clone(),
             }),
             Self::Reader(r) => {
                 let (all_sites, sites) = match &r.sites {
@@ -65,7 +64,6 @@ impl Stored for Entry {
                 authority: s.authority,
                 quiet_period: maybe(s.quiet_period, "site.quiet_period")?,
                 max_assembly: maybe(s.max_assembly, "site.max_assembly")?,
-                time_zone: s.time_zone,
             }),
             E::Reader(r) => Self::Reader(Reader {
                 skills: r

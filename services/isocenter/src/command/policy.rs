@@ -52,7 +52,7 @@ pub async fn run(args: PolicyArgs) -> Result<ExitCode> {
         Verb::Show => {
             let mut client = RoutingClient::new(connect(&args.client).await?);
             let policy = client.get_policy(GetPolicyRequest {}).await?.into_inner();
-            if json { output::one(&policy, true)? } else { output::line(&policy.text)? }
+            if json { output::one(&policy, true)? } else { output::text(&policy.text)? }
         }
         Verb::Explain { uid } => {
             let mut client = RoutingClient::new(connect(&args.client).await?);

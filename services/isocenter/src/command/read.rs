@@ -74,10 +74,18 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
             if json {
                 output::one(&why, true)?;
             } else {
-                output::line(&format!(
-                    "position {} by rule {} of policy {}",
-                    why.position, why.rule, why.policy_version
-                ))?;
+                let class = format!("classed by rule {} of policy {}", why.rule, why.policy_version);
+                if why.position == 0 {
+                    let read = why.read.unwrap_or_default();
+                    let state = json!(read.state().as_str_name());
+                    output::line(&format!(
+                        "not in the queue: {} {}",
+                        output::plain(&state),
+                        read.holder_reader_id
+                    ))?;
+                    return output::line(&class).map(|()| ExitCode::SUCCESS);
+                }
+                output::line(&format!("position {}, {class}", why.position))?;
                 let terms = why.terms.iter().map(|t| json!({ "term": t.name, "value": quantity(t) }));
                 output::many(&terms.collect::<Vec<_>>(), &["term", "value"], false)?;
                 let readers = why.readers.iter().map(|r| {

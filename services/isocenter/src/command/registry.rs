@@ -78,7 +78,7 @@ enum Verb<A: Args> {
 struct AddSite {
     /// The site's id.
     id: String,
-    /// An AE title its devices call from.
+    /// An AE title its devices call from; may be repeated.
     #[arg(long, required = true)]
     ae_title: Vec<String>,
     /// Assigning authority of patient ids that name none.
@@ -90,22 +90,19 @@ struct AddSite {
     /// The longest that assembling may take, e.g. 30m.
     #[arg(long)]
     max_assembly: Option<Period>,
-    /// IANA time zone of the site's devices.
-    #[arg(long, default_value = "")]
-    time_zone: String,
 }
 
 #[derive(Args, Debug)]
 struct AddReader {
     /// The reader's id.
     id: String,
-    /// What the reader is competent in: MODALITY, or MODALITY:BODYPART; * is any.
+    /// What the reader is competent in: MODALITY, or MODALITY:BODYPART; * is any. May be repeated.
     #[arg(long, required = true)]
     skill: Vec<String>,
-    /// A site the reader is authorized for; * is all.
+    /// A site the reader is authorized for; * is all. May be repeated.
     #[arg(long, required = true)]
     site: Vec<String>,
-    /// A pool the reader belongs to.
+    /// A pool the reader belongs to; may be repeated.
     #[arg(long, required = true)]
     pool: Vec<String>,
 }
@@ -151,7 +148,7 @@ struct AddAi {
 
 /// `isocenter site`.
 pub async fn site(args: SiteArgs) -> Result<ExitCode> {
-    let fields = ["siteId", "aeTitles", "authority", "quietPeriod", "timeZone"];
+    let fields = ["siteId", "aeTitles", "authority", "quietPeriod", "maxAssembly"];
     run(args.verb, args.client, RegistryKind::Site, &fields, |a| {
         Ok(Entry::Site(Site {
             site_id: a.id,
@@ -159,7 +156,6 @@ pub async fn site(args: SiteArgs) -> Result<ExitCode> {
             authority: a.authority,
             quiet_period: a.quiet_period.map(|p| isocenter_wire::duration(p.0)),
             max_assembly: a.max_assembly.map(|p| isocenter_wire::duration(p.0)),
-            time_zone: a.time_zone,
         }))
     })
     .await
@@ -266,5 +262,9 @@ async fn run<A: Args>(
 fn inner(entry: &RegistryEntry) -> Result<serde_json::Value> {
     let value = serde_json::to_value(entry)?;
     let inner = value.as_object().and_then(|fields| fields.values().next()).cloned();
-    Ok(inner.unwrap_or_default())
+    let mut inner = inner.unwrap_or_default();
+    if let Some(Entry::Reader(reader)) = &entry.entry {
+        inner["skills"] = reader.skills.iter().map(|s| format!("{}:{}", s.modality, s.body_part)).collect();
+    }
+    Ok(inner)
 }

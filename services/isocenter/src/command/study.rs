@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
-    GetStudyRequest, ListEventsRequest, ListPriorsRequest, ListStudiesRequest, SearchStudiesRequest, Study,
-    StudyStage, WatchStudiesRequest, archive_client::ArchiveClient, ingestion_client::IngestionClient,
+    ArchivedStudy, Event, GetStudyRequest, ListEventsRequest, ListPriorsRequest, ListStudiesRequest,
+    SearchStudiesRequest, Study, StudyStage, WatchStudiesRequest, archive_client::ArchiveClient,
+    ingestion_client::IngestionClient,
 };
+use tonic::transport::Channel;
 
 use super::connect;
 use crate::{cli::Client, output};
@@ -66,19 +68,18 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
             let study_instance_uid = uid;
             let request = GetStudyRequest { study_instance_uid: study_instance_uid.clone() };
             let study = IngestionClient::new(channel.clone()).get_study(request).await?.into_inner();
-            output::one(&study, json)?;
-            if !json {
-                let request = ListEventsRequest { study_instance_uid, page_size: 1000, ..Default::default() };
-                let events = ArchiveClient::new(channel).list_events(request).await?.into_inner().events;
+            let events = events(ArchiveClient::new(channel), study_instance_uid).await?;
+            if json {
+                output::one(&serde_json::json!({ "study": study, "events": events }), true)?;
+            } else {
+                output::one(&study, false)?;
                 output::many(&events, &["at", "event", "actor", "reason", "key"], false)?;
             }
         }
         Verb::Watch => watch(IngestionClient::new(channel), json).await?,
         Verb::Search { modality } => {
-            let modality = modality.unwrap_or_default();
-            let request = SearchStudiesRequest { modality, page_size: 1000, ..Default::default() };
-            let found = ArchiveClient::new(channel).search_studies(request).await?.into_inner();
-            output::many(&found.studies, &ARCHIVED, json)?;
+            let found = search(ArchiveClient::new(channel), modality.unwrap_or_default()).await?;
+            output::many(&found, &ARCHIVED, json)?;
         }
         Verb::Priors { uid } => {
             let request = ListPriorsRequest { study_instance_uid: uid };
@@ -89,10 +90,7 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn all(
-    mut client: IngestionClient<tonic::transport::Channel>,
-    stage: StudyStage,
-) -> Result<Vec<Study>> {
+async fn all(mut client: IngestionClient<Channel>, stage: StudyStage) -> Result<Vec<Study>> {
     let mut studies = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -106,7 +104,33 @@ async fn all(
     }
 }
 
-async fn watch(mut client: IngestionClient<tonic::transport::Channel>, json: bool) -> Result<()> {
+async fn search(mut client: ArchiveClient<Channel>, modality: String) -> Result<Vec<ArchivedStudy>> {
+    let mut request = SearchStudiesRequest { modality, page_size: 1000, ..Default::default() };
+    let mut studies = Vec::new();
+    loop {
+        let page = client.search_studies(request.clone()).await?.into_inner();
+        studies.extend(page.studies);
+        if page.next_page_token.is_empty() {
+            return Ok(studies);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn events(mut client: ArchiveClient<Channel>, study_instance_uid: String) -> Result<Vec<Event>> {
+    let mut request = ListEventsRequest { study_instance_uid, page_size: 1000, ..Default::default() };
+    let mut events = Vec::new();
+    loop {
+        let page = client.list_events(request.clone()).await?.into_inner();
+        events.extend(page.events);
+        if page.next_page_token.is_empty() {
+            return Ok(events);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+async fn watch(mut client: IngestionClient<Channel>, json: bool) -> Result<()> {
     let mut changes = client.watch_studies(WatchStudiesRequest {}).await?.into_inner();
     while let Some(change) = changes.message().await? {
         let Some(study) = change.study else { continue };

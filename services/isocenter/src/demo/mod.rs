@@ -76,7 +76,8 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode> {
         return Err(anyhow!("{failure}"));
     }
     let Some(summary) = outcome.transpose()? else { return Ok(ExitCode::SUCCESS) };
-    let good = summary.lost == 0 && summary.reports_acknowledged >= summary.reads_signed;
+    let good =
+        summary.studies_sent > 0 && summary.lost == 0 && summary.reports_acknowledged >= summary.reads_signed;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(output::REFUSED) })
 }
 

@@ -236,7 +236,6 @@ fn an_ae_title_is_taken_by_any_other_site_of_the_cell() {
             authority: String::new(),
             quiet_period: None,
             max_assembly: None,
-            time_zone: String::new(),
         })
     };
     let key = |tenant: &str, id: &str| RegistryKey {

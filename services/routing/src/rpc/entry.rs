@@ -73,8 +73,7 @@ fn site(s: v1::Site) -> Result<Site, Status> {
     {
         return wrong("entry.site.quiet_period", "is longer than max_assembly");
     }
-    time_zone(&s.time_zone)?;
-    Ok(Site { ae_titles, authority: s.authority, quiet_period, max_assembly, time_zone: s.time_zone })
+    Ok(Site { ae_titles, authority: s.authority, quiet_period, max_assembly })
 }
 
 fn reader(r: v1::Reader) -> Result<Reader, Status> {
@@ -163,16 +162,6 @@ fn period(
     Ok(Some(period))
 }
 
-/// The form of an IANA time zone name; which names exist changes a few times a year, and is not judged here.
-fn time_zone(name: &str) -> Result<(), Status> {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+');
-    let formed = name.len() <= 64 && name.split('/').all(|part| !part.is_empty() && part.bytes().all(ok));
-    if name.is_empty() || formed {
-        return Ok(());
-    }
-    wrong("entry.site.time_zone", "is not an IANA time zone name such as Europe/Moscow")
-}
-
 fn address(value: &str) -> Result<(), Status> {
     let uri = value.parse::<Uri>().ok().filter(|uri| {
         uri.scheme_str() == Some("http")
@@ -214,7 +203,6 @@ pub(super) fn shown(item: &RegistryItem, entry: &Entry) -> v1::RegistryEntry {
             authority: s.authority,
             quiet_period: s.quiet_period.map(isocenter_wire::duration),
             max_assembly: s.max_assembly.map(isocenter_wire::duration),
-            time_zone: s.time_zone,
         }),
         Entry::Reader(r) => Wire::Reader(v1::Reader {
             reader_id: name,

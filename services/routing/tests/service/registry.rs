@@ -11,7 +11,6 @@ fn site(id: &str, titles: &[&str]) -> Entry {
         site_id: id.into(),
         ae_titles: titles.iter().map(ToString::to_string).collect(),
         quiet_period: Some(isocenter_wire::duration(std::time::Duration::from_secs(3))),
-        time_zone: "Europe/Moscow".into(),
         ..v1::Site::default()
     })
 }
@@ -160,7 +159,6 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         (site(&|s| s.quiet_period = seconds(0)), "entry.site.quiet_period"),
         (site(&|s| s.max_assembly = seconds(100_000)), "entry.site.max_assembly"),
         (site(&|s| (s.quiet_period, s.max_assembly) = (seconds(20), seconds(10))), "entry.site.quiet_period"),
-        (site(&|s| s.time_zone = "Europe/".into()), "entry.site.time_zone"),
         (site(&|s| s.authority = "A\nB".into()), "entry.site.authority"),
         (reader(&|r| r.skills.clear()), "entry.reader.skills"),
         (reader(&|r| r.skills[0].modality = "ct".into()), "entry.reader.skills[0].modality"),
