@@ -35,8 +35,9 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    fn cause(&self) -> Cause {
-        Cause::request(&self.request_id, &self.actor)
+    /// The event names the reader as well as who called: a workstation may act for a reader under a name of its own.
+    pub fn cause(&self) -> Cause {
+        Cause::request(&self.request_id, &self.actor).because(format!("reader {}", self.reader))
     }
 }
 
@@ -154,7 +155,14 @@ impl Desk {
                 return Err(Error::Stale { kept: false });
             }
             let event = ReadEvent::Returned { reader: ask.reader.clone(), token: token.clone(), reason };
-            match self.take_back(&read, event, ask.cause().because(reason.name())).await {
+            match self
+                .take_back(
+                    &read,
+                    event,
+                    ask.cause().because(format!("reader {}: {}", ask.reader, reason.name())),
+                )
+                .await
+            {
                 Ok(()) => {
                     self.meters.returned(reason);
                     return self.shown(&ask.key).await;

@@ -241,6 +241,7 @@ impl Offers {
         hands: &Hands,
     ) -> Result<Stored<Read>, Error> {
         let cause = Cause::request(&random::uuid_v7().to_string(), &asking.actor);
+        let cause = cause.because(format!("reader {}", asking.reader));
         let mut change = self.desk.tables.change(cause);
         let until = change.now().plus(self.desk.config.offer.0);
         let event = ReadEvent::Offered { reader: asking.reader.clone(), until };

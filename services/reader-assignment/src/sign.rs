@@ -122,7 +122,7 @@ impl Desk {
         newer_images: bool,
     ) -> Result<(), Error> {
         let Loaded { read, case, hands, studies, last } = loaded;
-        let mut change = self.tables.change(Cause::request(&ask.request_id, &ask.actor));
+        let mut change = self.tables.change(ask.cause());
         let now = change.now();
         let (kind, replaces) = report_kind(read.record.kind);
         let report = Report {
@@ -187,7 +187,7 @@ impl Desk {
                 return Ok(true);
             }
             // An operation of its own: the read's open state keeps the request that opened it only until the next change.
-            let cause = Cause::request(&format!("draft-{}", ask.request_id), &ask.actor);
+            let cause = Cause { op_id: format!("draft-{}", ask.request_id), ..ask.cause() };
             let mut change = self.tables.change(cause);
             let event = ReadEvent::DraftKept { body };
             let name = event.name();

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
-    ExplainReadRequest, IndexTerm, ListWorklistRequest, ReassignReadRequest,
-    reader_assignment_client::ReaderAssignmentClient,
+    ExplainReadRequest, GetReportRequest, IndexTerm, ListWorklistRequest, ReassignReadRequest,
+    archive_client::ArchiveClient, reader_assignment_client::ReaderAssignmentClient,
 };
 use serde_json::json;
 
@@ -35,6 +35,11 @@ enum Verb {
         /// `{case}.{number}`.
         id: String,
     },
+    /// The signed report of a read, the newest version.
+    Report {
+        /// `{case}.{number}`.
+        id: String,
+    },
     /// Take a read back from a holder who is gone.
     Reassign {
         /// `{case}.{number}`.
@@ -47,7 +52,8 @@ enum Verb {
 
 /// Does what was asked.
 pub async fn run(args: ReadArgs) -> Result<ExitCode> {
-    let mut client = ReaderAssignmentClient::new(connect(&args.client).await?);
+    let channel = connect(&args.client).await?;
+    let mut client = ReaderAssignmentClient::new(channel.clone());
     let json = args.client.json;
     match args.verb {
         Verb::List { reader } => {
@@ -94,6 +100,10 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
                 });
                 output::many(&readers.collect::<Vec<_>>(), &["reader", "verdict"], false)?;
             }
+        }
+        Verb::Report { id } => {
+            let request = GetReportRequest { report_id: id, version: 0 };
+            output::one(&ArchiveClient::new(channel).get_report(request).await?.into_inner(), json)?;
         }
         Verb::Reassign { id, reason } => {
             let request = ReassignReadRequest { read_id: id, reason, request_id: request_id() };

@@ -35,7 +35,7 @@ impl RoutingRpc {
             outcome: match &rule.outcome {
                 Outcome::Matched => "matched".to_owned(),
                 Outcome::NotMatched => "not matched".to_owned(),
-                Outcome::Error(why) => why.clone(),
+                Outcome::Error(why) => format!("failed: {why}"),
             },
         });
         let case = case.as_ref().map(|case| &case.record);

@@ -178,7 +178,7 @@ async fn explain_tells_each_rule_as_it_was_when_the_plan_was_made() {
     let rules: Vec<(&str, &str)> =
         explained.rules.iter().map(|rule| (rule.rule.as_str(), rule.outcome.as_str())).collect();
     assert_eq!(rules[0], ("nothing-to-read", "not matched"));
-    assert_eq!(rules[1], ("second-series", "there is nothing at that place of the list"));
+    assert_eq!(rules[1], ("second-series", "failed: there is nothing at that place of the list"));
     assert_eq!(rules[2..], [("stroke", "matched"), ("chest", "matched")]);
     assert_eq!(decision(&explained, "class"), ("STAT", "default"));
     assert_eq!(decision(&explained, "pools"), ("neuro", "stroke"));
