@@ -6,7 +6,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,9 @@ use crate::StorageService;
 
 /// How long accepting pauses after the system refused a socket, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long, once the drain's bound has passed, the last associations have to take their abort.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A bound socket that is not served yet.
 #[derive(Debug)]
@@ -84,8 +87,14 @@ impl Listener {
         }
         drop(socket);
         stop.cancel();
-        while let Some(ended) = connections.join_next().await {
-            log_panic(ended);
+        let last = async {
+            while let Some(ended) = connections.join_next().await {
+                log_panic(ended);
+            }
+        };
+        // A peer that reads nothing must not hold up the end; what it was sending is abandoned with its task.
+        if timeout(LAST_WORDS, last).await.is_err() {
+            tracing::warn!("associations that did not take their abort are dropped");
         }
     }
 }

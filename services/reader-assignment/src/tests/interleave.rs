@@ -211,8 +211,10 @@ async fn run(steps: Vec<Step>) -> usize {
         world.register(&reader(n), "CT").await;
         world.present(&reader(n)).await;
     }
-    let nodes = [world.node("127.0.0.1:1").await, world.node("127.0.0.1:2").await];
-    nodes[0].leads().await;
+    // The first leads before there is a second to be elected.
+    let leader = world.node("127.0.0.1:1").await;
+    leader.leads().await;
+    let nodes = [leader, world.node("127.0.0.1:2").await];
     for n in 1..=CASES {
         world.waiting(n, &nodes[0]).await;
     }
