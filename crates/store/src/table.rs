@@ -24,7 +24,7 @@ use isocenter_wire::{
 
 use crate::{Compare, Error, Key, KeyValue, Kv, Range, Revision, kv};
 
-pub use change::{Cause, Change, key_text, parse_outbox_key};
+pub use change::{Cause, Change, parse_outbox_key};
 pub use gather::gather;
 pub use meta::MetaError;
 pub use mirror::{Mirror, Mirrors};

@@ -73,7 +73,7 @@ pub fn many<T: Serialize>(values: &[T], fields: &[&str], json: bool) -> Result<(
 }
 
 /// A value as people read it.
-pub fn plain(value: &serde_json::Value) -> String {
+fn plain(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(text) => constant(text).unwrap_or_else(|| text.clone()),
@@ -85,7 +85,7 @@ pub fn plain(value: &serde_json::Value) -> String {
 }
 
 /// A constant of an enum of the proto as people write it: `STUDY_STAGE_NOTHING_TO_READ` is nothing-to-read.
-fn constant(text: &str) -> Option<String> {
+pub fn constant(text: &str) -> Option<String> {
     const ENUMS: [&str; 4] = ["STUDY_STAGE_", "READ_STATE_", "DELIVERY_STATE_", "AI_RECEIVES_"];
     let name = ENUMS.iter().find_map(|prefix| text.strip_prefix(prefix))?;
     Some(name.to_lowercase().replace('_', "-"))

@@ -1,10 +1,6 @@
 //! One change: compares, puts, events, and one transaction.
 
-use isocenter_domain::{
-    Time,
-    document::Event,
-    key::{self, RecordKey},
-};
+use isocenter_domain::{Time, document::Event, key::RecordKey};
 use isocenter_wire::record::{self as wire, Head, LEVEL, Stored as Storable};
 
 use super::{Stored, TableError, Tables, store_key};
@@ -211,10 +207,4 @@ pub fn parse_outbox_key(key: &Key) -> Option<(String, u64)> {
     let rest = key.as_str().strip_prefix("outbox/")?.split_once('/')?.1;
     let (record, seq) = rest.rsplit_once('/')?;
     Some((record.to_owned(), seq.parse().ok()?))
-}
-
-/// The text of a record's key, for events that name it.
-#[must_use]
-pub fn key_text<K: RecordKey>(key: &K) -> String {
-    key::text(key)
 }

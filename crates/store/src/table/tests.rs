@@ -49,7 +49,7 @@ async fn a_change_is_record_event_and_counter_in_one_revision() {
     let loaded = tables.load::<Study>(&study_key()).await.unwrap().unwrap();
     assert_eq!((loaded.mod_revision, loaded.head.seq, loaded.head.op_id.as_str()), (revision, 1, "r1"));
     let outbox = list_outbox(&kv).await;
-    assert_eq!(outbox, [(key_text(&study_key()), 1, "created".to_owned(), revision)]);
+    assert_eq!(outbox, [(key::text(&study_key()), 1, "created".to_owned(), revision)]);
 
     let mut change = tables.change(Cause::request("r2", "tester"));
     let (next, _) = loaded.record.clone().transition(StudyEvent::Received, change.now()).unwrap();

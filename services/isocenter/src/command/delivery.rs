@@ -8,7 +8,7 @@ use isocenter_wire::v1::{
     ListDeliveriesRequest, ReplayDeliveryRequest, report_delivery_client::ReportDeliveryClient,
 };
 
-use super::{connect, request_id};
+use super::{connect, pages, request_id};
 use crate::{cli::Client, output};
 
 /// Deliveries.
@@ -41,16 +41,15 @@ pub async fn run(args: DeliveryArgs) -> Result<ExitCode> {
     let mut client = ReportDeliveryClient::new(connect(&args.client).await?);
     match args.verb {
         Verb::List => {
-            let mut request = ListDeliveriesRequest { page_size: 1000, ..Default::default() };
-            let mut deliveries = Vec::new();
-            loop {
-                let page = client.list_deliveries(request.clone()).await?.into_inner();
-                deliveries.extend(page.deliveries);
-                if page.next_page_token.is_empty() {
-                    break;
+            let deliveries = pages(|page_token| {
+                let mut client = client.clone();
+                async move {
+                    let request = ListDeliveriesRequest { page_size: 1000, page_token, ..Default::default() };
+                    let page = client.list_deliveries(request).await?.into_inner();
+                    Ok((page.deliveries, page.next_page_token))
                 }
-                request.page_token = page.next_page_token;
-            }
+            })
+            .await?;
             let fields =
                 ["reportId", "version", "destinationId", "state", "attempts", "messageId", "lastError"];
             output::many(&deliveries, &fields, args.client.json)?;

@@ -20,6 +20,24 @@ pub async fn connect(client: &Client) -> Result<Channel> {
         .await?)
 }
 
+/// Every item of a list that is answered in pages. `page` gets a page token, empty for the first page, and answers the
+/// page's items and the next token.
+pub async fn pages<T, Fut>(mut page: impl FnMut(String) -> Fut) -> Result<Vec<T>>
+where
+    Fut: Future<Output = Result<(Vec<T>, String), tonic::Status>>,
+{
+    let mut all = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (items, next) = page(token).await?;
+        all.extend(items);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        token = next;
+    }
+}
+
 /// A request id: drawn once per command, so that what the command line repeats is one request.
 pub fn request_id() -> String {
     isocenter_runtime::random::uuid_v7().to_string()

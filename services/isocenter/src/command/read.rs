@@ -10,7 +10,7 @@ use isocenter_wire::v1::{
 };
 use serde_json::json;
 
-use super::{connect, request_id};
+use super::{connect, pages, request_id};
 use crate::{cli::Client, output};
 
 /// Reads.
@@ -57,20 +57,17 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
     let json = args.client.json;
     match args.verb {
         Verb::List { reader } => {
-            let mut request = ListWorklistRequest {
-                reader_id: reader.unwrap_or_default(),
-                page_size: 1000,
-                ..Default::default()
-            };
-            let mut reads = Vec::new();
-            loop {
-                let page = client.list_worklist(request.clone()).await?.into_inner();
-                reads.extend(page.reads);
-                if page.next_page_token.is_empty() {
-                    break;
+            let reader_id = reader.unwrap_or_default();
+            let reads = pages(|page_token| {
+                let (mut client, reader_id) = (client.clone(), reader_id.clone());
+                async move {
+                    let request =
+                        ListWorklistRequest { reader_id, page_size: 1000, page_token, ..Default::default() };
+                    let page = client.list_worklist(request).await?.into_inner();
+                    Ok((page.reads, page.next_page_token))
                 }
-                request.page_token = page.next_page_token;
-            }
+            })
+            .await?;
             let fields =
                 ["readId", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
             output::many(&reads, &fields, json)?;
@@ -83,12 +80,8 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
                 let class = format!("classed by rule {} of policy {}", why.rule, why.policy_version);
                 if why.position == 0 {
                     let read = why.read.unwrap_or_default();
-                    let state = json!(read.state().as_str_name());
-                    output::line(&format!(
-                        "not in the queue: {} {}",
-                        output::plain(&state),
-                        read.holder_reader_id
-                    ))?;
+                    let state = output::constant(read.state().as_str_name()).unwrap_or_default();
+                    output::line(&format!("not in the queue: {state} {}", read.holder_reader_id))?;
                     return output::line(&class).map(|()| ExitCode::SUCCESS);
                 }
                 output::line(&format!("position {}, {class}", why.position))?;

@@ -10,7 +10,7 @@ use isocenter_wire::v1::{
     RegistryKind, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
 };
 
-use super::{connect, request_id};
+use super::{connect, pages, request_id};
 use crate::{
     cli::Client,
     output::{self, Usage},
@@ -240,16 +240,15 @@ async fn run<A: Args>(
         registry.put(PutRequest { entry, request_id: request_id() }).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut request = ListRequest { kind: kind.into(), page_size: 1000, page_token: String::new() };
-    let mut entries = Vec::new();
-    loop {
-        let page = registry.list(request.clone()).await?.into_inner();
-        entries.extend(page.entries);
-        if page.next_page_token.is_empty() {
-            break;
+    let entries = pages(|page_token| {
+        let mut registry = registry.clone();
+        async move {
+            let request = ListRequest { kind: kind.into(), page_size: 1000, page_token };
+            let page = registry.list(request).await?.into_inner();
+            Ok((page.entries, page.next_page_token))
         }
-        request.page_token = page.next_page_token;
-    }
+    })
+    .await?;
     if client.json {
         output::many(&entries, fields, true)?;
     } else {

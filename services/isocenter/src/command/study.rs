@@ -11,7 +11,7 @@ use isocenter_wire::v1::{
 };
 use tonic::transport::Channel;
 
-use super::connect;
+use super::{connect, pages};
 use crate::{cli::Client, output};
 
 const FIELDS: [&str; 7] =
@@ -90,44 +90,41 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn all(mut client: IngestionClient<Channel>, stage: StudyStage) -> Result<Vec<Study>> {
-    let mut studies = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ListStudiesRequest { stage: stage.into(), page_size: 1000, page_token };
-        let page = client.list_studies(request).await?.into_inner();
-        studies.extend(page.studies);
-        if page.next_page_token.is_empty() {
-            return Ok(studies);
+async fn all(client: IngestionClient<Channel>, stage: StudyStage) -> Result<Vec<Study>> {
+    pages(|page_token| {
+        let mut client = client.clone();
+        async move {
+            let request = ListStudiesRequest { stage: stage.into(), page_size: 1000, page_token };
+            let page = client.list_studies(request).await?.into_inner();
+            Ok((page.studies, page.next_page_token))
         }
-        page_token = page.next_page_token;
-    }
+    })
+    .await
 }
 
-async fn search(mut client: ArchiveClient<Channel>, modality: String) -> Result<Vec<ArchivedStudy>> {
-    let mut request = SearchStudiesRequest { modality, page_size: 1000, ..Default::default() };
-    let mut studies = Vec::new();
-    loop {
-        let page = client.search_studies(request.clone()).await?.into_inner();
-        studies.extend(page.studies);
-        if page.next_page_token.is_empty() {
-            return Ok(studies);
+async fn search(client: ArchiveClient<Channel>, modality: String) -> Result<Vec<ArchivedStudy>> {
+    pages(|page_token| {
+        let (mut client, modality) = (client.clone(), modality.clone());
+        async move {
+            let request =
+                SearchStudiesRequest { modality, page_size: 1000, page_token, ..Default::default() };
+            let page = client.search_studies(request).await?.into_inner();
+            Ok((page.studies, page.next_page_token))
         }
-        request.page_token = page.next_page_token;
-    }
+    })
+    .await
 }
 
-async fn events(mut client: ArchiveClient<Channel>, study_instance_uid: String) -> Result<Vec<Event>> {
-    let mut request = ListEventsRequest { study_instance_uid, page_size: 1000, ..Default::default() };
-    let mut events = Vec::new();
-    loop {
-        let page = client.list_events(request.clone()).await?.into_inner();
-        events.extend(page.events);
-        if page.next_page_token.is_empty() {
-            return Ok(events);
+async fn events(client: ArchiveClient<Channel>, study_instance_uid: String) -> Result<Vec<Event>> {
+    pages(|page_token| {
+        let (mut client, study_instance_uid) = (client.clone(), study_instance_uid.clone());
+        async move {
+            let request = ListEventsRequest { study_instance_uid, page_size: 1000, page_token };
+            let page = client.list_events(request).await?.into_inner();
+            Ok((page.events, page.next_page_token))
         }
-        request.page_token = page.next_page_token;
-    }
+    })
+    .await
 }
 
 async fn watch(mut client: IngestionClient<Channel>, json: bool) -> Result<()> {
@@ -145,7 +142,7 @@ async fn watch(mut client: IngestionClient<Channel>, json: bool) -> Result<()> {
 
 /// A stage as people write it.
 pub fn stage_name(stage: StudyStage) -> String {
-    stage.as_str_name().trim_start_matches("STUDY_STAGE_").to_lowercase().replace('_', "-")
+    output::constant(stage.as_str_name()).unwrap_or_default()
 }
 
 fn parse_stage(text: &str) -> Result<StudyStage, String> {

@@ -9,10 +9,13 @@ use isocenter_dimse::part10::FileMeta;
 use isocenter_domain::{
     id::{InstanceUid, StudyUid, TenantId},
     refs::Digest,
+    stage::Stage,
 };
 use isocenter_peers::{modality::Sent, study::Study};
 use isocenter_wire::v1::{self, StudyStage};
 use serde::Serialize;
+
+use crate::command::study::stage_name;
 
 /// The last line of the demo's stdout.
 #[derive(Debug, Default, Serialize)]
@@ -115,18 +118,9 @@ impl Account {
 }
 
 /// Whether nothing more is owed to a study in this stage.
-pub const fn terminal(stage: StudyStage) -> bool {
-    match stage {
-        StudyStage::Delivered | StudyStage::NothingToRead | StudyStage::Closed => true,
-        StudyStage::Unspecified
-        | StudyStage::Receiving
-        | StudyStage::Complete
-        | StudyStage::Routed
-        | StudyStage::WaitingForReader
-        | StudyStage::Reading
-        | StudyStage::Reported
-        | StudyStage::Undeliverable => false,
-    }
+pub fn terminal(stage: StudyStage) -> bool {
+    let name = stage_name(stage);
+    Stage::ALL.into_iter().any(|stage| stage.terminal() && stage.name() == name)
 }
 
 async fn holds(blobs: &Blobs, prefix: &isocenter_blobs::Prefix, data_set: &Digest) -> Result<bool> {
