@@ -55,4 +55,4 @@ $(PYTHON): $(REQUIREMENTS)
 	touch $@
 
 packages:
-	tools/packages etcd-server etcd-client dcmtk strace python3 python3-venv
+	tools/packages etcd-server etcd-client postgresql prometheus dcmtk strace openssl iproute2 python3 python3-venv

@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "isocenter/v1/ai.proto",
         "isocenter/v1/archive.proto",
         "isocenter/v1/ingestion.proto",
+        "isocenter/v1/operations.proto",
         "isocenter/v1/reader_assignment.proto",
         "isocenter/v1/report_delivery.proto",
         "isocenter/v1/routing.proto",
