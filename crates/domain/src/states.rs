@@ -234,6 +234,7 @@ impl Samples {
             DeliveryState::Sent { until: self.deadline },
             DeliveryState::Retrying { next: self.later, error: String::new() },
             DeliveryState::ApplicationAccepted { at: self.later },
+            DeliveryState::Viewed { accepted: self.later, at: self.later, by: String::new() },
             DeliveryState::DeadLetter { reason: String::new(), at: self.later },
         ]
         .into_iter()
@@ -253,6 +254,8 @@ impl Samples {
         vec![
             DeliveryEvent::Claimed { until: self.deadline },
             DeliveryEvent::Accepted,
+            DeliveryEvent::Acknowledged,
+            DeliveryEvent::Viewed { by: String::new() },
             DeliveryEvent::NotAccepted { retry_at: self.later, error: String::new() },
             DeliveryEvent::Refused { reason: String::new() },
             DeliveryEvent::Lapsed,

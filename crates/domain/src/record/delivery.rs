@@ -29,6 +29,15 @@ pub enum DeliveryState {
         /// When.
         at: Time,
     },
+    /// The receiver says that somebody there has seen it.
+    Viewed {
+        /// When the receiver's application had it.
+        accepted: Time,
+        /// When it was said.
+        at: Time,
+        /// Who has seen it, by the receiver's own id for that person.
+        by: String,
+    },
     /// Nothing but a person helps: the receiver refused it, or the schedule is over. It holds its lane, so that nothing
     /// later overtakes it.
     DeadLetter {
@@ -70,8 +79,16 @@ pub enum DeliveryEvent {
         /// When the claim lapses.
         until: Time,
     },
-    /// The receiver's application accepted it.
+    /// The receiver's application accepted it, in answer to an attempt.
     Accepted,
+    /// The receiver says by itself that its application has it. That holds whatever the sender knows: after a claim
+    /// has lapsed, and of a dead letter as well.
+    Acknowledged,
+    /// The receiver says that somebody there has seen it.
+    Viewed {
+        /// Who, by the receiver's own id for that person.
+        by: String,
+    },
     /// It was not accepted, and may be later.
     NotAccepted {
         /// When to try again.
@@ -104,10 +121,21 @@ impl Delivery {
     #[must_use]
     pub const fn settled(&self) -> bool {
         match self.state {
-            DeliveryState::ApplicationAccepted { .. } => true,
+            DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => true,
             DeliveryState::Pending
             | DeliveryState::Sent { .. }
             | DeliveryState::Retrying { .. }
+            | DeliveryState::DeadLetter { .. } => false,
+        }
+    }
+
+    /// Whether a sender may claim it.
+    const fn waiting(&self) -> bool {
+        match self.state {
+            DeliveryState::Pending | DeliveryState::Retrying { .. } => true,
+            DeliveryState::Sent { .. }
+            | DeliveryState::ApplicationAccepted { .. }
+            | DeliveryState::Viewed { .. }
             | DeliveryState::DeadLetter { .. } => false,
         }
     }
@@ -119,76 +147,61 @@ impl Delivery {
         now: Time,
     ) -> Result<(Self, Vec<DeliveryEffect>), Illegal> {
         use DeliveryState as S;
-        let effects = match (self.state.clone(), event) {
-            (S::Pending | S::Retrying { .. }, DeliveryEvent::Claimed { until }) => {
+        let (settled, waiting) = (self.settled(), self.waiting());
+        let sent = matches!(self.state, S::Sent { .. });
+        let dead = matches!(self.state, S::DeadLetter { .. });
+        let (name, mut effects) = (event.name(), Vec::new());
+        if sent {
+            effects.push(DeliveryEffect::FreeLane);
+        }
+        let after = match event {
+            DeliveryEvent::Claimed { until } => {
                 self.attempts += 1;
-                self.state = S::Sent { until };
-                vec![DeliveryEffect::OccupyLaneAndSend]
+                effects.push(DeliveryEffect::OccupyLaneAndSend);
+                waiting.then_some(S::Sent { until })
             }
-            (S::Sent { .. }, DeliveryEvent::Accepted) => {
-                self.state = S::ApplicationAccepted { at: now };
-                vec![DeliveryEffect::FreeLane]
+            DeliveryEvent::Accepted => sent.then_some(S::ApplicationAccepted { at: now }),
+            DeliveryEvent::Acknowledged => (!settled).then_some(S::ApplicationAccepted { at: now }),
+            DeliveryEvent::Viewed { by } => match self.state {
+                S::ApplicationAccepted { at } => Some(S::Viewed { accepted: at, at: now, by }),
+                S::Pending
+                | S::Sent { .. }
+                | S::Retrying { .. }
+                | S::Viewed { .. }
+                | S::DeadLetter { .. } => None,
+            },
+            DeliveryEvent::NotAccepted { retry_at, error } => {
+                sent.then_some(S::Retrying { next: retry_at, error })
             }
-            (S::Sent { .. }, DeliveryEvent::NotAccepted { retry_at, error }) => {
-                self.state = S::Retrying { next: retry_at, error };
-                vec![DeliveryEffect::FreeLane]
+            DeliveryEvent::Refused { reason } => {
+                (sent || waiting).then_some(S::DeadLetter { reason, at: now })
             }
-            (S::Sent { .. }, DeliveryEvent::Refused { reason }) => {
-                self.state = S::DeadLetter { reason, at: now };
-                vec![DeliveryEffect::FreeLane]
+            DeliveryEvent::Lapsed => {
+                let error = "the sender went away during the attempt".to_owned();
+                sent.then_some(S::Retrying { next: now, error })
             }
-            (S::Sent { .. }, DeliveryEvent::Lapsed) => {
-                self.state =
-                    S::Retrying { next: now, error: "the sender went away during the attempt".into() };
-                vec![DeliveryEffect::FreeLane]
+            DeliveryEvent::Replayed => {
+                (self.attempts, self.since) = (0, now);
+                dead.then_some(S::Pending)
             }
-            (S::Pending | S::Retrying { .. }, DeliveryEvent::Refused { reason }) => {
-                self.state = S::DeadLetter { reason, at: now };
-                Vec::new()
-            }
-            (S::DeadLetter { .. }, DeliveryEvent::Replayed) => {
-                self.state = S::Pending;
-                self.attempts = 0;
-                self.since = now;
-                Vec::new()
-            }
-            (
-                state @ (S::Pending | S::Retrying { .. }),
-                event @ (DeliveryEvent::Accepted
-                | DeliveryEvent::NotAccepted { .. }
-                | DeliveryEvent::Lapsed
-                | DeliveryEvent::Replayed),
-            )
-            | (state @ S::Sent { .. }, event @ (DeliveryEvent::Claimed { .. } | DeliveryEvent::Replayed))
-            | (
-                state @ S::ApplicationAccepted { .. },
-                event @ (DeliveryEvent::Claimed { .. }
-                | DeliveryEvent::Accepted
-                | DeliveryEvent::NotAccepted { .. }
-                | DeliveryEvent::Refused { .. }
-                | DeliveryEvent::Lapsed
-                | DeliveryEvent::Replayed),
-            )
-            | (
-                state @ S::DeadLetter { .. },
-                event @ (DeliveryEvent::Claimed { .. }
-                | DeliveryEvent::Accepted
-                | DeliveryEvent::NotAccepted { .. }
-                | DeliveryEvent::Refused { .. }
-                | DeliveryEvent::Lapsed),
-            ) => return Err(Self::illegal(&state, &event)),
         };
-        Ok((self, effects))
+        match after {
+            Some(after) => {
+                self.state = after;
+                Ok((self, effects))
+            }
+            None => Err(Self::illegal(&self.state, name)),
+        }
     }
 
-    fn illegal(state: &DeliveryState, event: &DeliveryEvent) -> Illegal {
+    fn illegal(state: &DeliveryState, event: &'static str) -> Illegal {
         let why = match state {
             DeliveryState::Pending | DeliveryState::Retrying { .. } => "nobody is sending it",
             DeliveryState::Sent { .. } => "it is on its way",
-            DeliveryState::ApplicationAccepted { .. } => "it was accepted",
+            DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => "it was accepted",
             DeliveryState::DeadLetter { .. } => "replay it first",
         };
-        Illegal { record: "delivery", state: state.name(), event: event.name(), why }
+        Illegal { record: "delivery", state: state.name(), event, why }
     }
 }
 
@@ -213,6 +226,7 @@ impl DeliveryState {
             Self::Sent { .. } => "sent",
             Self::Retrying { .. } => "retrying",
             Self::ApplicationAccepted { .. } => "application-accepted",
+            Self::Viewed { .. } => "viewed",
             Self::DeadLetter { .. } => "dead-letter",
         }
     }
@@ -225,6 +239,8 @@ impl DeliveryEvent {
         match self {
             Self::Claimed { .. } => "claimed",
             Self::Accepted => "accepted",
+            Self::Acknowledged => "acknowledged",
+            Self::Viewed { .. } => "viewed",
             Self::NotAccepted { .. } => "not-accepted",
             Self::Refused { .. } => "refused",
             Self::Lapsed => "lapsed",

@@ -90,12 +90,24 @@ pub struct AiService {
 /// Where reports go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// Host and port of an HL7 v2 receiver that speaks MLLP.
-    pub mllp: String,
+    /// How reports get there.
+    pub via: Via,
     /// MSH-5 receiving application.
     pub application: String,
     /// MSH-6 receiving facility.
     pub facility: String,
+}
+
+/// How reports get to a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Sent as HL7 v2 over MLLP to this host and port.
+    Mllp(String),
+    /// Sent as HL7 v2 over MLLP within TLS to this host and port, where the receiver's certificate bears that host's
+    /// name.
+    MllpOverTls(String),
+    /// Fetched: the destination's own system asks for its reports by gRPC and acknowledges each.
+    Grpc,
 }
 
 impl Entry {

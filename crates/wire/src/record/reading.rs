@@ -186,6 +186,10 @@ impl Stored for Delivery {
                 (delivery.state, delivery.state_at, delivery.why) = (3, next.0, error.clone());
             }
             DeliveryState::ApplicationAccepted { at } => (delivery.state, delivery.state_at) = (4, at.0),
+            DeliveryState::Viewed { accepted, at, by } => {
+                (delivery.state, delivery.state_at) = (6, at.0);
+                (delivery.accepted_at, delivery.viewed_by) = (accepted.0, by.clone());
+            }
             DeliveryState::DeadLetter { reason, at } => {
                 (delivery.state, delivery.state_at, delivery.why) = (5, at.0, reason.clone());
             }
@@ -203,6 +207,7 @@ impl Stored for Delivery {
                 3 => DeliveryState::Retrying { next: at, error: d.why },
                 4 => DeliveryState::ApplicationAccepted { at },
                 5 => DeliveryState::DeadLetter { reason: d.why, at },
+                6 => DeliveryState::Viewed { accepted: Time(d.accepted_at), at, by: d.viewed_by },
                 other => return field::unknown("delivery.state", other),
             },
             message_id: d.message_id,

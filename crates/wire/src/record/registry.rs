@@ -6,7 +6,7 @@ use isocenter_domain::{
     Time,
     record::{
         policy::ActivePolicy,
-        registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill},
+        registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
     },
 };
 
@@ -45,11 +45,15 @@ impl Stored for Entry {
                 receives_original: a.receives_original,
                 max_concurrency: a.max_concurrency,
             }),
-            Self::Destination(d) => E::Destination(stored::Destination {
-                mllp: d.mllp.clone(),
-                application: d.application.clone(),
-                facility: d.facility.clone(),
-            }),
+            Self::Destination(d) => {
+                let (via, mllp) = match &d.via {
+                    Via::Mllp(address) => (0, address.clone()),
+                    Via::MllpOverTls(address) => (1, address.clone()),
+                    Via::Grpc => (2, String::new()),
+                };
+                let (application, facility) = (d.application.clone(), d.facility.clone());
+                E::Destination(stored::Destination { mllp, application, facility, via })
+            }
         };
         Body(B::Entry(stored::Entry { entry: Some(entry) }))
     }
@@ -84,7 +88,12 @@ impl Stored for Entry {
                 max_concurrency: a.max_concurrency,
             }),
             E::Destination(d) => Self::Destination(Destination {
-                mllp: d.mllp,
+                via: match d.via {
+                    0 => Via::Mllp(d.mllp),
+                    1 => Via::MllpOverTls(d.mllp),
+                    2 => Via::Grpc,
+                    other => return field::unknown("destination.via", other),
+                },
                 application: d.application,
                 facility: d.facility,
             }),

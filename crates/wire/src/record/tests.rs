@@ -11,7 +11,7 @@ use isocenter_domain::{
         delivery::{Delivery, DeliveryState},
         intake::Intake,
         read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
-        registry::{Entry, Reader, Sites, Skill},
+        registry::{Destination, Entry, Reader, Sites, Skill, Via},
         report::{Report, ReportKind, StudyRevision},
         study::{Doubt, Evidence, Facts, Study, StudyState},
     },
@@ -109,6 +109,23 @@ fn every_record_reads_back_and_is_small() {
         replaces: Some(1),
         request_id: "r".into(),
     });
+    let viewed = DeliveryState::Viewed { accepted: Time(8), at: Time(9), by: "dr-7".into() };
+    round_trip(&Delivery {
+        state: viewed,
+        message_id: "ABC".into(),
+        kind: ReportKind::Final,
+        accession: Ref([2; 16]),
+        signed_at: Time(7),
+        attempts: 1,
+        since: Time(7),
+    });
+    for via in [Via::Mllp("ris:2575".into()), Via::MllpOverTls("[::1]:2575".into()), Via::Grpc] {
+        round_trip(&Entry::Destination(Destination {
+            via,
+            application: "RIS".into(),
+            facility: "NORTH".into(),
+        }));
+    }
     round_trip(&Delivery {
         state: DeliveryState::Retrying { next: Time(9), error: "no answer".into() },
         message_id: "ABC".into(),

@@ -88,6 +88,9 @@ async fn study(tx: &mut Tx, key: &StudyKey, study: &Study, manifest: Option<&Man
     .bind(number(facts.bytes))
     .execute(&mut **tx)
     .await?;
+    // As the newest value has it, whichever older ones were projected before.
+    let old = sqlx::query("DELETE FROM study_modalities WHERE tenant = $1 AND study = $2");
+    old.bind(key.tenant.to_string()).bind(key.study.to_string()).execute(&mut **tx).await?;
     for modality in &facts.modalities {
         let known = "INSERT INTO study_modalities (tenant, study, modality) VALUES ($1, $2, $3)
              ON CONFLICT (tenant, study, modality) DO NOTHING";
@@ -167,6 +170,8 @@ async fn case(tx: &mut Tx, key: &CaseKey, case: &Case) -> Result<(), Error> {
     .bind(case.due_at().0)
     .execute(&mut **tx)
     .await?;
+    let old = sqlx::query("DELETE FROM case_members WHERE tenant = $1 AND case_id = $2");
+    old.bind(key.tenant.to_string()).bind(key.case.to_string()).execute(&mut **tx).await?;
     for member in &case.members {
         let known = "INSERT INTO case_members (tenant, case_id, study) VALUES ($1, $2, $3)
              ON CONFLICT (tenant, case_id, study) DO NOTHING";
@@ -275,6 +280,7 @@ async fn report(tx: &mut Tx, key: &ReportKey, report: &Report) -> Result<(), Err
 async fn delivery(tx: &mut Tx, key: &DeliveryKey, delivery: &Delivery) -> Result<(), Error> {
     let accepted_at = match delivery.state {
         DeliveryState::ApplicationAccepted { at } => at.0,
+        DeliveryState::Viewed { accepted, .. } => accepted.0,
         DeliveryState::Pending
         | DeliveryState::Sent { .. }
         | DeliveryState::Retrying { .. }

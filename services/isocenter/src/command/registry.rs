@@ -188,6 +188,7 @@ pub async fn destination(args: DestinationArgs) -> Result<ExitCode> {
             mllp: a.hl7,
             receiving_application: a.receiving_application,
             receiving_facility: a.receiving_facility,
+            ..Default::default()
         }))
     })
     .await

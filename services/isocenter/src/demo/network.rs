@@ -126,6 +126,7 @@ fn site_entries(site: &str, ae_title: &str, receiver: &Receiver) -> [Entry; 2] {
             mllp: receiver.address().to_string(),
             receiving_application: "RIS".into(),
             receiving_facility: site.to_uppercase(),
+            ..Default::default()
         }),
     ]
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use isocenter_domain::{
     id::{Id, IdKind},
     key::RegistryItem,
-    record::registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill},
+    record::registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
 };
 use isocenter_runtime::status::Answer;
 use isocenter_wire::{
@@ -108,10 +108,22 @@ fn ai_service(a: v1::AiService) -> Result<AiService, Status> {
 }
 
 fn destination(d: v1::Destination) -> Result<Destination, Status> {
-    mllp(&d.mllp)?;
+    let via = via(&d)?;
     text(&d.receiving_application, "entry.destination.receiving_application", HD_LIMIT)?;
     text(&d.receiving_facility, "entry.destination.receiving_facility", HD_LIMIT)?;
-    Ok(Destination { mllp: d.mllp, application: d.receiving_application, facility: d.receiving_facility })
+    Ok(Destination { via, application: d.receiving_application, facility: d.receiving_facility })
+}
+
+fn via(d: &v1::Destination) -> Result<Via, Status> {
+    use v1::DestinationProtocol as Protocol;
+    let field = "entry.destination.protocol";
+    match Protocol::try_from(d.protocol) {
+        Ok(Protocol::Unspecified | Protocol::Mllp) => mllp(&d.mllp).map(|()| Via::Mllp(d.mllp.clone())),
+        Ok(Protocol::MllpOverTls) => mllp(&d.mllp).map(|()| Via::MllpOverTls(d.mllp.clone())),
+        Ok(Protocol::Grpc) if d.mllp.is_empty() => Ok(Via::Grpc),
+        Ok(Protocol::Grpc) => wrong("entry.destination.mllp", "is for MLLP; a destination of gRPC has none"),
+        Err(_) => wrong(field, "is not a value this version knows"),
+    }
 }
 
 /// Identifiers, each once.
@@ -227,12 +239,20 @@ pub(super) fn shown(item: &RegistryItem, entry: &Entry) -> v1::RegistryEntry {
             },
             max_concurrency: a.max_concurrency,
         }),
-        Entry::Destination(d) => Wire::Destination(v1::Destination {
-            destination_id: name,
-            mllp: d.mllp,
-            receiving_application: d.application,
-            receiving_facility: d.facility,
-        }),
+        Entry::Destination(d) => {
+            let (protocol, mllp) = match d.via {
+                Via::Mllp(address) => (v1::DestinationProtocol::Mllp, address),
+                Via::MllpOverTls(address) => (v1::DestinationProtocol::MllpOverTls, address),
+                Via::Grpc => (v1::DestinationProtocol::Grpc, String::new()),
+            };
+            Wire::Destination(v1::Destination {
+                destination_id: name,
+                mllp,
+                receiving_application: d.application,
+                receiving_facility: d.facility,
+                protocol: protocol.into(),
+            })
+        }
     };
     v1::RegistryEntry { entry: Some(entry) }
 }

@@ -39,6 +39,7 @@ fn destination() -> v1::Destination {
         mllp: "ris.north:2575".into(),
         receiving_application: "RIS".into(),
         receiving_facility: "NORTH".into(),
+        protocol: v1::DestinationProtocol::Mllp.into(),
     }
 }
 
@@ -180,6 +181,11 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         let entry = v1::Destination { mllp: mllp.into(), ..destination() };
         refused(&running, Entry::Destination(entry), "entry.destination.mllp").await;
     }
+    let grpc = v1::Destination { protocol: v1::DestinationProtocol::Grpc.into(), ..destination() };
+    refused(&running, Entry::Destination(grpc.clone()), "entry.destination.mllp").await;
+    let unknown = v1::Destination { protocol: 9, ..destination() };
+    refused(&running, Entry::Destination(unknown), "entry.destination.protocol").await;
+    put(&running, Entry::Destination(v1::Destination { mllp: String::new(), ..grpc }), "g").await.unwrap();
     put(&running, Entry::Destination(v1::Destination { mllp: "[::1]:2575".into(), ..destination() }), "r")
         .await
         .unwrap();

@@ -245,6 +245,7 @@ impl Sim {
                 mllp: self.receiver.address().to_string(),
                 receiving_application: "RIS".into(),
                 receiving_facility: "NORTH".into(),
+                ..Default::default()
             }),
             Entry::Pool(v1::Pool { pool_id: "center".into(), description: "all readers".into() }),
         ];

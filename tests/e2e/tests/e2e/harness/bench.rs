@@ -74,6 +74,7 @@ impl Bench {
             mllp: receiver.address().to_string(),
             receiving_application: "RIS".to_owned(),
             receiving_facility: id.to_uppercase(),
+            ..Default::default()
         };
         registry(self.server.channel(), Entry::Destination(destination)).await;
         receiver
