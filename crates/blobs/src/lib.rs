@@ -115,6 +115,14 @@ impl Blobs {
         self.folder.blocking(path, move |folder, path| folder.adopt(&local, path)).await
     }
 
+    /// [`Blobs::adopt`] for callers off the async threads. Blocks.
+    ///
+    /// # Errors
+    /// As [`Blobs::adopt`].
+    pub fn adopt_blocking(&self, local_file: &Path, path: &BlobPath) -> Result<Put, Error> {
+        self.folder.adopt(local_file, path)
+    }
+
     /// The whole object, of at most [`GET_LIMIT`] bytes.
     ///
     /// # Errors

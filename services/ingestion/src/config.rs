@@ -23,7 +23,8 @@ pub struct Config {
     pub dicom: Dicom,
     /// When a study is whole, where its site's entry does not say.
     pub study: Assembly,
-    /// How long running associations may go on once the process drains; then they are aborted.
+    /// How long the end may take once the process drains: running associations may go on for all of it but the last seconds
+    /// (at least half), which what they brought has to reach blobs; then they are aborted.
     pub drain: Period,
 }
 
@@ -45,6 +46,24 @@ pub struct Dicom {
     pub idle: Period,
     /// Free space on the spool's disk below which instances are refused (A700); `0B`: not looked at.
     pub min_free: Size,
+    /// Instances acknowledged and not yet in blobs beyond which further ones are refused (A700): some 600 bytes of memory
+    /// each, which a store or blobs that are away for long would otherwise take without bound.
+    pub max_pending: usize,
+    /// What a success stands for.
+    pub ack: Ack,
+}
+
+/// What has become durable when C-STORE is answered with success. Either way the instance is listed in this node's segment,
+/// and the study's record counts it, within seconds where blobs and the store can be reached, and once they can be otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// The file and its name in this node's spool: it survives the process and the machine, not the loss of that disk.
+    Spool,
+    /// The object in blobs besides, under the hash of its content: it survives the loss of the node with its spool. Where the
+    /// node is lost before it lists the instance, the study's completion past its bound, or its release, finds it in blobs.
+    /// While blobs cannot be written instances are refused (A700).
+    Blobs,
 }
 
 /// When a study is whole.
@@ -78,6 +97,8 @@ impl Default for Dicom {
             artim: Period(Duration::from_secs(30)),
             idle: Period(Duration::from_secs(60)),
             min_free: Size(5 << 30),
+            max_pending: 1_000_000,
+            ack: Ack::Spool,
         }
     }
 }
@@ -136,13 +157,14 @@ mod tests {
 
     #[test]
     fn a_configuration_is_what_is_written_and_the_defaults() {
-        let config = parsed("spool: /s\ndicom: {listen: \"127.0.0.1:104\", ae_title: \"*\", min_free: 1GiB}\nstudy: {quiet_period: 5s}\n").unwrap();
+        let config = parsed("spool: /s\ndicom: {listen: \"127.0.0.1:104\", ae_title: \"*\", min_free: 1GiB, ack: blobs}\nstudy: {quiet_period: 5s}\n").unwrap();
         assert_eq!(
             (config.dicom.min_free, config.study.quiet_period),
             (Size(1 << 30), Period(Duration::from_secs(5)))
         );
-        assert_eq!(config.dicom.called().unwrap(), None);
+        assert_eq!((config.dicom.called().unwrap(), config.dicom.ack), (None, Ack::Blobs));
         let defaults = parsed("").unwrap();
+        assert_eq!(defaults.dicom.ack, Ack::Spool);
         assert_eq!(defaults.dicom.called().unwrap(), Some("ISOCENTER".parse().unwrap()));
         let listener = defaults.dicom.listener(defaults.drain).unwrap();
         assert_eq!((listener.max_pdu, listener.max_associations), (131_072, 512));

@@ -55,6 +55,9 @@ pub enum Error {
     /// No live study has this UID.
     #[error("no live study has this Study Instance UID; Archive.SearchStudies finds closed ones")]
     NoSuchStudy,
+    /// Nothing of the study is in blobs yet.
+    #[error("no image of the study is in blobs yet, so that there is nothing to complete")]
+    NothingInBlobs,
     /// A request's field is wrong.
     #[error("{field} is not valid")]
     Request {
@@ -88,6 +91,7 @@ impl Kinded for Error {
             Self::Document { .. } => Kind::DataLoss,
             Self::Illegal(_) => Kind::Conflict,
             Self::NoSuchStudy => Kind::NotFound,
+            Self::NothingInBlobs => Kind::FailedPrecondition,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const ROLE: &str = "ingestion";
 
 /// How often a change that lost to another writer is decided again before the caller is told.
-const ATTEMPTS: usize = 5;
+pub(crate) const ATTEMPTS: usize = 5;
 
 /// The writer of this node's intake records.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The accounts of all studies that have something open or pending. Bounded by the associations that may be open and by
-/// the spool's disk; a file costs some 600 bytes.
+/// `dicom.max_pending`; a file costs some 600 bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     accounts: Arc<Mutex<HashMap<StudyKey, Entry>>>,
@@ -89,6 +89,11 @@ impl Ledger {
             self.meters.spool_files.inc();
             self.meters.spool_bytes.add(size);
         }
+    }
+
+    /// Instances acknowledged and not yet in blobs, of all studies.
+    pub(crate) fn pending(&self) -> usize {
+        usize::try_from(self.meters.spool_files.get()).unwrap_or_default()
     }
 
     /// Makes sure that the study has an account, so that its intake record is written anew.

@@ -24,6 +24,7 @@ mod scp;
 mod sites;
 pub mod spool;
 mod stages;
+mod unlisted;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,14 +32,18 @@ use isocenter_blobs::Blobs;
 use isocenter_dimse::scp::Listener;
 use isocenter_domain::{id::NodeId, key::StudyKey, record::intake::Intake};
 use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
-use isocenter_runtime::{fs::Fs, metrics::Metrics, retry::Schedule, secret::Secret, task::Tasks};
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_runtime::{config::Period, fs::Fs, metrics::Metrics, retry::Schedule, secret::Secret, task::Tasks};
+use isocenter_store::{
+    members::Shares,
+    space::Space,
+    table::{Mirrors, Tables},
+};
 use isocenter_wire::v1::ingestion_server::IngestionServer;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::{
-    config::{Assembly, Config, Dicom},
+    config::{Ack, Assembly, Config, Dicom},
     error::Error,
 };
 use crate::{
@@ -67,6 +72,10 @@ pub struct Deps {
     pub tables: Tables,
     /// Their caches.
     pub mirrors: Mirrors,
+    /// The shards whose studies this node completes. What it receives is its own to keep account of.
+    pub shares: Shares,
+    /// Whether the store has room for new studies.
+    pub space: Space,
     /// Where instances, segments and manifests go.
     pub blobs: Blobs,
     /// The file system of the spool. It must be the machine's own where instances are to reach blobs.
@@ -84,7 +93,7 @@ pub struct Deps {
 pub struct Service {
     shared: Arc<Shared>,
     mover: Arc<Mover>,
-    completer: Completer,
+    completer: Arc<Completer>,
     hooks: Hooks,
     listener: isocenter_dimse::scp::Config,
     bound: Option<Listener>,
@@ -100,7 +109,9 @@ impl Service {
         let meters = Meters::new(&deps.metrics);
         let hooks = Hooks::new(&deps.metrics.scoped(intake::ROLE));
         let called = config.dicom.called()?;
-        let listener = config.dicom.listener(config.drain)?;
+        // What associations bring up to their end has to reach blobs within the same drain.
+        let associations = config.drain.0.saturating_sub(SETTLE).max(config.drain.0 / 2);
+        let listener = config.dicom.listener(Period(associations))?;
         let spool = Spool::open(Arc::clone(&deps.fs), &config.spool, config.dicom.min_free.0)?;
         let intakes = Intakes {
             tables: deps.tables.clone(),
@@ -115,9 +126,12 @@ impl Service {
             queue: Queue::new(Arc::clone(deps.tables.clock())),
             meters: meters.clone(),
             called,
+            space: deps.space.clone(),
+            ack: config.dicom.ack,
+            max_pending: config.dicom.max_pending,
         });
         let mover = Arc::new(Mover { spool, intakes, mirrors: deps.mirrors.clone(), meters: meters.clone() });
-        let completer = Completer {
+        let completer = Arc::new(Completer {
             tables: deps.tables.clone(),
             mirrors: deps.mirrors.clone(),
             blobs: deps.blobs.clone(),
@@ -125,7 +139,7 @@ impl Service {
             assembly: config.study,
             meters,
             compared: Mutex::new(HashMap::new()),
-        };
+        });
         Ok(Self { shared, mover, completer, hooks, listener, bound: None, deps })
     }
 
@@ -155,7 +169,11 @@ impl Service {
     /// Adds the service `isocenter.v1.Ingestion`.
     pub fn routes(&self, routes: &mut tonic::service::RoutesBuilder) {
         let Deps { mirrors, tasks, .. } = &self.deps;
-        routes.add_service(IngestionServer::new(rpc::Studies::new(mirrors.clone(), tasks.token())));
+        routes.add_service(IngestionServer::new(rpc::Studies::new(
+            mirrors.clone(),
+            Arc::clone(&self.completer),
+            tasks.token(),
+        )));
     }
 
     /// Receives, moves and completes until the tasks' token is cancelled; then lets running associations end, within the
@@ -167,7 +185,7 @@ impl Service {
         self.bind().await?;
         self.recover().await?;
         let Self { shared, mover, completer, hooks, bound, deps, .. } = self;
-        let Deps { tasks, tables, mirrors, .. } = deps;
+        let Deps { tasks, tables, mirrors, shares, .. } = deps;
         let clock = Arc::clone(tables.clock());
         let drain = tasks.token();
         // The mover goes on while the listener drains.
@@ -178,12 +196,14 @@ impl Service {
         let reset = reset_intakes(Arc::clone(&shared), mirrors.clone());
         tasks.background("intake reset", until(drain.clone(), reset));
         let queue = Queue::new(Arc::clone(&clock));
-        let feed = Feed::new("studies").run(Arc::new(Source(mirrors.clone())), queue.clone(), drain.clone());
+        let source = Arc::new(Source(mirrors.clone()));
+        let feed = Feed::new("studies").run(source, Arc::new(shares), queue.clone(), drain.clone());
         tasks.background("studies feed", feed);
         let stages = stages::watch(mirrors, clock, shared.meters.clone(), STAGES);
         tasks.background("stages", until(drain.clone(), stages));
-        let completing = Runner::new(Options::new("completer"), hooks);
-        tasks.background("completer", completing.run(queue, reconcile::shared(completer), drain.clone()));
+        // What no node lists of a lost node's studies is read whole, gigabytes of it.
+        let options = Options { deadline: COMPLETION, ..Options::new("completer") };
+        tasks.background("completer", Runner::new(options, hooks).run(queue, completer, drain.clone()));
 
         if let Some(listener) = bound {
             listener.run(Arc::new(Receiver(Arc::clone(&shared))), drain).await;
@@ -212,6 +232,9 @@ impl Service {
 
 /// When a study is tried again that could not be moved: the store or blobs may be away for long, and are back at once.
 const MOVE_RETRY: Schedule = Schedule::new(Duration::from_millis(250), Duration::from_secs(10));
+
+/// The longest that completing one study may take.
+const COMPLETION: Duration = Duration::from_secs(15 * 60);
 
 async fn until(ended: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {

@@ -10,7 +10,7 @@ use isocenter_blobs::{BlobPath, path};
 use isocenter_dimse::part10::{self, Header, InspectError};
 use isocenter_domain::{
     document::{Images, Manifest, Quarantined, Segment},
-    key::{RegistryItem, RegistryKey, StudyKey},
+    key::StudyKey,
     record::{intake::Intake, registry::Entry, study::Study},
     refs::Digest,
 };
@@ -25,6 +25,7 @@ use crate::{
     intake::{Intakes, Listed, Moved},
     metrics::Meters,
     plan::{self, Known, Place},
+    sites,
     spool::{Ready, Spool},
 };
 
@@ -94,6 +95,8 @@ impl Mover {
     }
 
     async fn move_batch(&self, study: &StudyKey, batch: Vec<Ready>) -> Result<(), Error> {
+        // After a restart the spool is known sooner than the registry, which names the authority of patient ids.
+        self.mirrors.of::<Entry>().synced().await;
         let old = self.segment(study).await?;
         let mut known = Known::default();
         if let Some(manifest) = self.manifest(study).await? {
@@ -159,7 +162,7 @@ impl Mover {
                         Place::New => {
                             let listed =
                                 plan::File { size: file.size, sha256: file.sha256, data_set: file.data_set };
-                            let authority = self.authority(study, &file);
+                            let authority = sites::authority(&self.mirrors, &study.tenant, &file.origin.site);
                             (Action::List, Some(plan::images_of(header, listed, &authority)))
                         }
                     }
@@ -172,16 +175,6 @@ impl Mover {
             steps.push(Step { file, action });
         }
         steps
-    }
-
-    /// Who assigns patient ids that name no issuer.
-    fn authority(&self, study: &StudyKey, file: &Ready) -> String {
-        let site = &file.origin.site;
-        let key = RegistryKey { tenant: study.tenant.clone(), item: RegistryItem::Site(site.clone()) };
-        match self.mirrors.of::<Entry>().get(&key).as_deref().map(|stored| &stored.record) {
-            Some(Entry::Site(entry)) if !entry.authority.is_empty() => entry.authority.clone(),
-            _ => site.to_string(),
-        }
     }
 
     /// Writes the segment.
@@ -256,12 +249,13 @@ impl Mover {
     }
 }
 
-/// Where an instance goes; `None` where it is there.
+/// Where an instance has to be put; `None` where it is.
 fn object(study: &StudyKey, step: &Step) -> Option<BlobPath> {
     let StudyKey { tenant, study } = study;
     let Ready { instance, sha256, .. } = &step.file;
     match step.action {
         Action::Drop => None,
+        Action::List if step.file.adopted => None,
         Action::List => Some(path::instance(tenant, study, instance, sha256)),
         Action::Quarantine(_) => Some(path::quarantine(tenant, study, instance, sha256)),
     }
@@ -333,6 +327,7 @@ mod tests {
             data_set: Digest::of(data_set),
             size: 4,
             received: None,
+            adopted: false,
         }
     }
 

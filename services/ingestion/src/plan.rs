@@ -143,7 +143,8 @@ pub(crate) enum Completion {
 /// Whether a study in [`StudyState::Receiving`] is whole, by the intakes of all nodes.
 ///
 /// Nothing pending, no association open, and no image for the `quiet` period make it whole. Past `max_assembly` it is whole
-/// with what is there; a node that is not settled then is named as a doubt. A study of which nothing is in blobs is not.
+/// with what is there; a node that is not settled then is named as a doubt. A study of which no node lists anything is not
+/// whole, unless a node is in doubt: what that one put into blobs it may not have come to list.
 pub(crate) fn complete(
     study: &Study,
     intakes: &[(NodeId, Intake)],
@@ -152,19 +153,15 @@ pub(crate) fn complete(
     max_assembly: Duration,
 ) -> Completion {
     let bound = study.first_received_at.plus(max_assembly);
-    let unsettled = intakes.iter().filter(|(_, intake)| !intake.settled());
-    // The most pending, then the first by id: the same whoever looks.
-    let worst = unsettled.max_by_key(|(node, intake)| (intake.pending, std::cmp::Reverse(node.clone())));
-    if intakes.iter().all(|(_, intake)| intake.segment.is_none()) && study.revision == 0 {
-        return Completion::Wait(None);
-    }
     let past = now >= bound;
-    match worst {
-        Some((node, intake)) if past => {
-            let doubt = Doubt { node: node.clone(), pending: intake.pending };
+    match doubt(intakes) {
+        Some(doubt) if past => {
             Completion::Complete { evidence: Evidence::AssemblyBound, doubt: Some(doubt) }
         }
         Some(_) => Completion::Wait(Some(bound)),
+        None if intakes.iter().all(|(_, intake)| intake.segment.is_none()) && study.revision == 0 => {
+            Completion::Wait(None)
+        }
         None => {
             let last = intakes.iter().map(|(_, intake)| intake.last_at).max().unwrap_or_default();
             let quiet_at = last.plus(quiet);
@@ -177,6 +174,14 @@ pub(crate) fn complete(
             }
         }
     }
+}
+
+/// Who may have more of a study: of the nodes that are not settled the one with the most pending, then the first by id, so
+/// that it is the same whoever looks.
+pub(crate) fn doubt(intakes: &[(NodeId, Intake)]) -> Option<Doubt> {
+    let unsettled = intakes.iter().filter(|(_, intake)| !intake.settled());
+    let worst = unsettled.max_by_key(|(node, intake)| (intake.pending, std::cmp::Reverse(node.clone())));
+    worst.map(|(node, intake)| Doubt { node: node.clone(), pending: intake.pending })
 }
 
 /// Whether a complete study may have got images that its revision lacks: worth comparing segments with the manifest.

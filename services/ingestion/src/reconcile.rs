@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +14,7 @@ use isocenter_domain::{
     Kind, Kinded as _, Time,
     document::{Images, Instance, Manifest, Segment},
     id::NodeId,
-    key::{IntakeKey, RegistryItem, RegistryKey, StudyKey},
+    key::{self, IntakeKey, RegistryItem, RegistryKey, StudyKey},
     record::{
         intake::Intake,
         registry::Entry,
@@ -30,7 +29,7 @@ use isocenter_runtime::{
 };
 use isocenter_store::{
     Revision,
-    table::{Cause, Mirrors, Stored, Tables, owner_range},
+    table::{Cause, Change, Mirrors, Stored, TableError, Tables, owner_range},
 };
 use isocenter_wire::document::Stored as _;
 use parking_lot::Mutex;
@@ -39,9 +38,10 @@ use tracing::Instrument as _;
 use crate::{
     Error,
     config::Assembly,
-    intake::ROLE,
+    intake::{ATTEMPTS, ROLE},
     metrics::Meters,
     plan::{self, Completion, Merged},
+    sites, unlisted,
 };
 
 /// Studies remembered as compared with their segments: each some 200 bytes. Beyond it they are compared once more.
@@ -58,6 +58,15 @@ pub(crate) struct Completer {
     pub meters: Meters,
     /// The segments with which a complete study was found to have nothing new.
     pub compared: Mutex<HashMap<StudyKey, Digest>>,
+}
+
+/// Why a study's next revision is made.
+struct Ending {
+    evidence: Evidence,
+    doubt: Option<Doubt>,
+    cause: Cause,
+    /// Intakes of nodes for which nobody waits any longer.
+    released: Vec<Stored<Intake>>,
 }
 
 /// The intakes of a study, and the revision they were listed at.
@@ -89,6 +98,8 @@ impl Reconciler for Completer {
 
 impl Completer {
     async fn look(&self, key: &StudyKey) -> Result<Outcome, Error> {
+        // The site's own times and authority count from the first look after a start on.
+        self.mirrors.of::<Entry>().synced().await;
         let Some(study) = self.tables.load::<Study>(key).await? else { return Ok(Outcome::Done) };
         let (intakes, at) = self.tables.list::<Intake>(&intakes_of(key)).await?;
         let listed = Listed::new(&study, intakes.iter(), at);
@@ -103,9 +114,46 @@ impl Completer {
                     Completion::Wait(None) => Ok(Outcome::Done),
                     Completion::Wait(Some(until)) => Ok(Outcome::At(until)),
                     Completion::Complete { evidence, doubt } => {
-                        self.complete(&study, &listed, evidence, doubt).await
+                        let ending = Ending { evidence, doubt, cause: Cause::role(ROLE), released: Vec::new() };
+                        match self.complete(&study, &listed, ending).await {
+                            Ok(_) | Err(Error::NothingInBlobs) => Ok(Outcome::Done),
+                            Err(e) => Err(e),
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    /// Ends the waiting for a study, because `cause` says so: complete with what is in blobs, and settled for every node.
+    /// Answers the revision of the store that shows it. Done before, it changes nothing.
+    pub(crate) async fn release(&self, key: &StudyKey, cause: &Cause) -> Result<Revision, Error> {
+        let mut attempt = 1;
+        loop {
+            match self.try_release(key, cause.clone()).await {
+                Err(Error::Table(TableError::Conflict)) if attempt < ATTEMPTS => attempt += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn try_release(&self, key: &StudyKey, cause: Cause) -> Result<Revision, Error> {
+        let Some(study) = self.tables.load::<Study>(key).await? else { return Err(Error::NoSuchStudy) };
+        let (intakes, at) = self.tables.list::<Intake>(&intakes_of(key)).await?;
+        let listed = Listed::new(&study, intakes.iter(), at);
+        let released: Vec<_> = intakes.into_iter().filter(|intake| !intake.record.settled()).collect();
+        match &study.record.state {
+            StudyState::Closed => Err(Error::NoSuchStudy),
+            StudyState::Complete { .. } if released.is_empty() => Ok(study.mod_revision),
+            StudyState::Complete { .. } => {
+                let mut change = self.tables.change(cause);
+                settle_all(&mut change, &released);
+                Ok(change.commit().await?)
+            }
+            StudyState::Receiving => {
+                let doubt = plan::doubt(&listed.intakes);
+                let ending = Ending { evidence: Evidence::Released, doubt, cause, released };
+                self.complete(&study, &listed, ending).await
             }
         }
     }
@@ -156,15 +204,17 @@ impl Completer {
         &self,
         study: &Stored<Study>,
         listed: &Listed,
-        evidence: Evidence,
-        doubt: Option<Doubt>,
-    ) -> Result<Outcome, Error> {
-        let previous = self.previous(study).await?;
-        let merged =
-            plan::merge(previous.as_ref().map(|(m, _)| &m.images), self.segments(study, listed).await?);
-        let mut change = self.tables.change(Cause::role(ROLE));
+        ending: Ending,
+    ) -> Result<Revision, Error> {
+        let Ending { evidence, doubt, cause, released } = ending;
+        let merged = self.merged(study, listed, doubt.as_ref()).await?;
+        let before = study.record.revision;
+        if before == 0 && merged.images.instances().next().is_none() && merged.images.quarantined.is_empty() {
+            return Err(Error::NothingInBlobs);
+        }
+        let mut change = self.tables.change(cause);
         let now = change.now();
-        let event = if merged.news || study.record.revision == 0 {
+        let event = if merged.news || before == 0 {
             let (manifest, digest) = self.manifest(study, merged, now).await?;
             let facts = self.facts(study, &manifest.images);
             StudyEvent::Completed { evidence, doubt: doubt.clone(), manifest: digest, facts }
@@ -175,9 +225,30 @@ impl Completer {
         let (next, effects) = study.record.clone().transition(event, now)?;
         change.none_newer(intakes_of(&study.key), listed.at);
         change.update(study, &next, name);
-        change.commit().await?;
+        settle_all(&mut change, &released);
+        let at = change.commit().await?;
         self.tell(study, &next, evidence, doubt.is_some(), now, &effects);
-        Ok(Outcome::Done)
+        Ok(at)
+    }
+
+    /// The last revision and what the nodes list. Where a node is in doubt, what lies in blobs without being listed too:
+    /// a node that answers only for what is there may be lost before it lists it.
+    async fn merged(
+        &self,
+        study: &Stored<Study>,
+        listed: &Listed,
+        doubt: Option<&Doubt>,
+    ) -> Result<Merged, Error> {
+        let previous = self.previous(study).await?;
+        let segments = self.segments(study, listed).await?;
+        let merged = plan::merge(previous.as_ref().map(|(m, _)| &m.images), segments);
+        let Some(doubt) = doubt else { return Ok(merged) };
+        let authority = sites::authority(&self.mirrors, &study.key.tenant, &study.record.site);
+        let unlisted = unlisted::find(&self.blobs, &study.key, &merged.images, &authority).await?;
+        let segment = Segment { study: study.key.study.clone(), node: doubt.node.clone(), images: unlisted };
+        let Merged { images, news, mut contradicting } = plan::merge(Some(&merged.images), vec![segment]);
+        contradicting.extend(merged.contradicting);
+        Ok(Merged { images, news: news || merged.news, contradicting })
     }
 
     /// Puts the next revision's manifest. Where an attempt that was cut short has put one before, that is the revision: its
@@ -309,6 +380,12 @@ fn fingerprint(study: &Study, listed: &Listed) -> Digest {
     Digest::of(&bytes)
 }
 
+fn settle_all(change: &mut Change<'_>, intakes: &[Stored<Intake>]) {
+    for intake in intakes {
+        change.update(intake, &intake.record.clone().released(), "released");
+    }
+}
+
 fn decode_manifest(bytes: &[u8]) -> Result<Manifest, Error> {
     Manifest::decode(bytes).map_err(|source| Error::Document { what: "a manifest", source })
 }
@@ -323,6 +400,7 @@ pub(crate) const fn evidence_name(evidence: Evidence) -> &'static str {
     match evidence {
         Evidence::QuietPeriod => "quiet-period",
         Evidence::AssemblyBound => "assembly-bound",
+        Evidence::Released => "released",
     }
 }
 
@@ -353,6 +431,10 @@ impl KeySource for Source {
         });
         Ok(both.filter_map(|key| async move { key }).boxed())
     }
+
+    fn shard(&self, key: &StudyKey) -> u8 {
+        key::shard_of(key)
+    }
 }
 
 fn ended() -> futures::stream::Once<futures::future::Ready<Option<StudyKey>>> {
@@ -361,9 +443,4 @@ fn ended() -> futures::stream::Once<futures::future::Ready<Option<StudyKey>>> {
 
 fn study_of(key: &IntakeKey) -> StudyKey {
     StudyKey { tenant: key.tenant.clone(), study: key.study.clone() }
-}
-
-/// The completer as the runner takes it.
-pub(crate) fn shared(completer: Completer) -> Arc<dyn Reconciler<Key = StudyKey>> {
-    Arc::new(completer)
 }

@@ -1,6 +1,8 @@
 //! `isocenter.v1.Ingestion`: studies as they are, read from the caches.
 
-use std::{collections::BTreeSet, pin::Pin};
+mod release;
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
@@ -13,7 +15,7 @@ use isocenter_domain::{
         intake::Intake,
         plan::{Plan, Reading},
         read::Read,
-        study::{Doubt, Study, StudyState},
+        study::{Doubt, Evidence, Study, StudyState},
     },
     stage::{Stage, stage},
 };
@@ -23,7 +25,10 @@ use isocenter_wire::{timestamp, v1};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::{Error, reconcile::evidence_name};
+use crate::{
+    Error,
+    reconcile::{Completer, evidence_name},
+};
 
 /// The page of a caller that names no size, and the longest page.
 const PAGE: (usize, usize) = (100, 1000);
@@ -32,12 +37,13 @@ const PAGE: (usize, usize) = (100, 1000);
 #[derive(Clone, Debug)]
 pub(crate) struct Studies {
     mirrors: Mirrors,
+    completer: Arc<Completer>,
     ending: CancellationToken,
 }
 
 impl Studies {
-    pub(crate) fn new(mirrors: Mirrors, ending: CancellationToken) -> Self {
-        Self { mirrors, ending }
+    pub(crate) fn new(mirrors: Mirrors, completer: Arc<Completer>, ending: CancellationToken) -> Self {
+        Self { mirrors, completer, ending }
     }
 
     fn uids(&self, tenant: &TenantId) -> BTreeSet<StudyUid> {
@@ -238,6 +244,20 @@ impl v1::ingestion_server::Ingestion for Studies {
         let last = stream::once(async { Err(status(&Error::Draining)) });
         Ok(Response::new(Box::pin(studies.chain(last))))
     }
+
+    async fn release_study(
+        &self,
+        request: Request<v1::ReleaseStudyRequest>,
+    ) -> Result<Response<v1::ReleaseStudyResponse>, Status> {
+        release::study(self, request).await
+    }
+
+    async fn release_node(
+        &self,
+        request: Request<v1::ReleaseNodeRequest>,
+    ) -> Result<Response<v1::ReleaseNodeResponse>, Status> {
+        release::node(self, request).await
+    }
 }
 
 /// The caller's tenant, whose studies alone it sees.
@@ -268,9 +288,11 @@ fn evidence(state: &StudyState) -> (String, String) {
     match state {
         StudyState::Complete { evidence, doubt } => {
             let doubt = doubt.as_ref().map(|Doubt { node, pending }| {
-                format!(
-                    "node {node} had {pending} instances on their way, or an association open, at the bound"
-                )
+                let when = match evidence {
+                    Evidence::Released => "when it was released",
+                    Evidence::QuietPeriod | Evidence::AssemblyBound => "at the bound",
+                };
+                format!("node {node} had {pending} instances on their way, or an association open, {when}")
             });
             (evidence_name(*evidence).to_owned(), doubt.unwrap_or_default())
         }

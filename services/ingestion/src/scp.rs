@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use isocenter_blobs::path;
 use isocenter_dimse::{
     Closed, Peer, Rejection, StorageAssociation, StorageService, StoreRequest, StoreSink, StoreStatus,
 };
@@ -14,16 +15,20 @@ use isocenter_domain::{
 };
 use isocenter_reconcile::Queue;
 use isocenter_runtime::{clock::Clock, task::chain};
-use isocenter_store::table::Mirrors;
+use isocenter_store::{
+    space::{Pressure, Space},
+    table::Mirrors,
+};
 use parking_lot::Mutex;
 
 use crate::{
+    config::Ack,
     intake::Intakes,
     ledger::Carried,
     metrics::Meters,
     mover::{GATHER, LINGER, blocking},
     sites::{self, NoSite},
-    spool::{Incoming, Origin, Spool, SpoolError},
+    spool::{Incoming, Origin, Ready, Spool, SpoolError},
 };
 
 /// How long a first answer waits for its intake record. Where the store does not answer by then the instance is
@@ -44,6 +49,12 @@ pub(crate) struct Shared {
     pub meters: Meters,
     /// The AE title to be called by; `None`: any.
     pub called: Option<AeTitle>,
+    /// How much room the store has.
+    pub space: Space,
+    /// What a success stands for.
+    pub ack: Ack,
+    /// Pending instances beyond which further ones are refused.
+    pub max_pending: usize,
 }
 
 /// The storage service of the DICOM listener.
@@ -87,6 +98,12 @@ struct Association {
 impl StorageAssociation for Association {
     async fn store(&mut self, request: StoreRequest) -> Result<Box<dyn StoreSink>, StoreStatus> {
         let shared = Arc::clone(&self.shared);
+        if shared.space.pressure() == Pressure::Full {
+            return Err(shared.refuse(&Refusal::Store));
+        }
+        if shared.intakes.ledger.pending() >= shared.max_pending {
+            return Err(shared.refuse(&Refusal::Pending));
+        }
         let (spool, tenant, origin) = (shared.spool.clone(), self.tenant.clone(), self.origin.clone());
         match settled(blocking(move || spool.begin(tenant, origin, request)).await) {
             Ok(incoming) => {
@@ -138,22 +155,28 @@ impl StoreSink for Sink {
         let at_work = Arc::clone(&shared);
         let finished = blocking(move || {
             let (mut ready, _) = incoming.finish()?;
+            let put = at_work.put(&mut ready);
             ready.received = Some(at_work.clock().monotonic());
             at_work.meters.bytes.inc_by(ready.size);
             let study = ready.study.clone();
             let first = at_work.intakes.ledger.received(ready, at_work.clock().now(), &carried);
-            Ok((study, first))
+            Ok((study, first, put))
         });
-        match settled(finished.await) {
-            Ok((study, first)) => {
-                if first {
-                    shared.record(&study).await;
-                }
-                shared.queue.wake_at(study, shared.clock().now().plus(GATHER));
+        let (study, first, put) = match settled(finished.await) {
+            Ok(finished) => finished,
+            Err(refusal) => return shared.refuse(&refusal),
+        };
+        if first {
+            shared.record(&study).await;
+        }
+        shared.queue.wake_at(study, shared.clock().now().plus(GATHER));
+        match put {
+            Ok(()) => {
                 shared.meters.answered("stored");
                 StoreStatus::SUCCESS
             }
-            Err(error) => shared.refuse(&error),
+            // It is in the spool, and reaches blobs by itself; sent again, it is a repeat.
+            Err(error) => shared.refuse(&Refusal::Blobs(error)),
         }
     }
 
@@ -185,35 +208,72 @@ impl Shared {
         self.queue.wake(study.clone());
     }
 
+    /// Puts an instance of the spool into blobs, where its success stands for that. Blocks.
+    fn put(&self, ready: &mut Ready) -> Result<(), isocenter_blobs::Error> {
+        if self.ack == Ack::Blobs {
+            let StudyKey { tenant, study } = &ready.study;
+            let path = path::instance(tenant, study, &ready.instance, &ready.sha256);
+            self.intakes.blobs.adopt_blocking(&ready.path, &path)?;
+            ready.adopted = true;
+        }
+        Ok(())
+    }
+
     /// Logs and counts a refusal, and says it in DICOM (PS3.4 Table B.2-1).
-    fn refuse(&self, error: &SpoolError) -> StoreStatus {
-        let (outcome, status) = match error {
-            SpoolError::Full(_) => ("spool-full", StoreStatus::out_of_resources("the spool is full")),
-            SpoolError::Io { .. } | SpoolError::Node(_) => {
-                ("spool-failed", StoreStatus::out_of_resources("the spool failed"))
-            }
-            SpoolError::Undecodable(_) => {
-                ("undecodable", StoreStatus::cannot_understand("the data set is cut short or cannot be read"))
-            }
-            SpoolError::DottedUid => {
-                ("undecodable", StoreStatus::cannot_understand("a UID begins with a dot"))
-            }
-            SpoolError::Mismatch(_) => {
-                ("mismatch", StoreStatus::does_not_match_sop_class("the data set differs from the command"))
-            }
-        };
+    fn refuse(&self, error: &Refusal) -> StoreStatus {
+        let (outcome, status) = error.answer();
         self.meters.answered(outcome);
         tracing::warn!(outcome, status = %status, error = chain(error), "instance refused");
         status
     }
 }
 
+/// Why an instance is not answered with success.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the spool did not take the instance")]
+    Spool(#[from] SpoolError),
+    #[error("the instance could not be put into blobs")]
+    Blobs(#[source] isocenter_blobs::Error),
+    #[error("the store is nearly full: what is under way needs the rest of its room")]
+    Store,
+    #[error("too many instances wait for blobs or the store")]
+    Pending,
+}
+
+impl Refusal {
+    /// The outcome as it is counted, and the answer.
+    fn answer(&self) -> (&'static str, StoreStatus) {
+        match self {
+            Self::Spool(SpoolError::Full(_)) => {
+                ("spool-full", StoreStatus::out_of_resources("the spool is full"))
+            }
+            Self::Spool(SpoolError::Io { .. } | SpoolError::Node(_)) => {
+                ("spool-failed", StoreStatus::out_of_resources("the spool failed"))
+            }
+            Self::Spool(SpoolError::Undecodable(_)) => {
+                ("undecodable", StoreStatus::cannot_understand("the data set is cut short or cannot be read"))
+            }
+            Self::Spool(SpoolError::DottedUid) => {
+                ("undecodable", StoreStatus::cannot_understand("a UID begins with a dot"))
+            }
+            Self::Spool(SpoolError::Mismatch(_)) => {
+                ("mismatch", StoreStatus::does_not_match_sop_class("the data set differs from the command"))
+            }
+            Self::Blobs(_) => ("blobs-failed", StoreStatus::out_of_resources("blobs cannot be written")),
+            Self::Store => ("store-full", StoreStatus::out_of_resources("the store is nearly full")),
+            Self::Pending => ("too-many-pending", StoreStatus::out_of_resources("too many instances wait")),
+        }
+    }
+}
+
 /// An answer from off the async threads, where the process's end is a failure of the spool.
-fn settled<T>(worked: Result<Result<T, SpoolError>, crate::Error>) -> Result<T, SpoolError> {
-    worked.unwrap_or_else(|_| {
+fn settled<T>(worked: Result<Result<T, SpoolError>, crate::Error>) -> Result<T, Refusal> {
+    let worked = worked.unwrap_or_else(|_| {
         Err(SpoolError::Io {
             doing: "used: the process ends",
             source: std::io::ErrorKind::Interrupted.into(),
         })
-    })
+    });
+    Ok(worked?)
 }

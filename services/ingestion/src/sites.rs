@@ -1,11 +1,11 @@
 //! Which site an AE title belongs to.
 
 use isocenter_domain::{
-    id::{AeTitle, TenantId},
-    key::RegistryItem,
+    id::{AeTitle, SiteId, TenantId},
+    key::{RegistryItem, RegistryKey},
     record::registry::Entry,
 };
-use isocenter_store::table::Mirror;
+use isocenter_store::table::{Mirror, Mirrors};
 
 use crate::spool::Origin;
 
@@ -34,4 +34,13 @@ pub(crate) fn find(registry: &Mirror<Entry>, calling: &AeTitle) -> Result<(Tenan
         }
     }
     found.ok_or(NoSite::Unknown)
+}
+
+/// Who assigns the patient ids of a site's images that name no issuer. The registry must have been read.
+pub(crate) fn authority(mirrors: &Mirrors, tenant: &TenantId, site: &SiteId) -> String {
+    let key = RegistryKey { tenant: tenant.clone(), item: RegistryItem::Site(site.clone()) };
+    match mirrors.of::<Entry>().get(&key).as_deref().map(|stored| &stored.record) {
+        Some(Entry::Site(entry)) if !entry.authority.is_empty() => entry.authority.clone(),
+        _ => site.to_string(),
+    }
 }

@@ -218,8 +218,11 @@ fn stray() {
     tracing::warn!("the spool holds a file that is not its own; it is left alone");
 }
 
-/// The id in the folder, made there where there is none.
-fn node_id(fs: &dyn Fs, root: &Path) -> Result<NodeId, SpoolError> {
+/// The id of the node whose spool the folder `root` is, made there where there is none. The folder must exist.
+///
+/// # Errors
+/// [`SpoolError`] where the id cannot be read or made.
+pub fn node_id(fs: &dyn Fs, root: &Path) -> Result<NodeId, SpoolError> {
     let path = root.join("node");
     match fs.read(&path) {
         Ok(bytes) => {

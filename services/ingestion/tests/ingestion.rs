@@ -1,5 +1,8 @@
 //! A whole ingestion node against real associations, an embedded store and folders: nothing is simulated but the devices.
 
+mod cluster;
+mod world;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -46,6 +49,8 @@ use isocenter_runtime::{
 use isocenter_store::{
     embedded::{Embedded, EmbeddedOptions},
     faulty::{Faults, FaultyStore},
+    members::Shares,
+    space::Space,
     table::{Cause, Mirrors, Tables},
 };
 use isocenter_testkit::{NoSyncFs, PowerCutFs, wait_for};
@@ -56,204 +61,7 @@ use isocenter_wire::{
 use tempfile::TempDir;
 use tonic::service::{Routes, RoutesBuilder, interceptor::InterceptedService};
 
-const SOON: Duration = Duration::from_secs(15);
-
-/// What outlives a node: store, blobs and the folders of the spools.
-struct World {
-    folder: TempDir,
-    store: Arc<FaultyStore>,
-    tables: Tables,
-    blobs: Blobs,
-}
-
-/// A node that runs.
-struct Node {
-    id: NodeId,
-    address: SocketAddr,
-    tasks: Tasks,
-    metrics: Metrics,
-    routes: Routes,
-}
-
-fn tenant() -> TenantId {
-    "net".parse().unwrap()
-}
-
-fn ae(text: &str) -> AeTitle {
-    text.parse().unwrap()
-}
-
-impl World {
-    #[expect(clippy::print_stdout, reason = "a failed test shows the seed with which it is repeated")]
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Embedded::open(EmbeddedOptions::new(folder.path().join("store"))).await.unwrap();
-        let rng = Seeded::fresh();
-        println!("seed of the store's faults: {}", rng.seed());
-        let store = Arc::new(FaultyStore::new(Arc::new(store), Faults::default(), rng));
-        let secret = Secret::new([1; 32]);
-        let cell = "cell".parse().unwrap();
-        let tables =
-            Tables::open(Arc::<FaultyStore>::clone(&store), clock::system(), cell, &secret).await.unwrap();
-        let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
-        let world = Self { folder, store, tables, blobs };
-        let site = Site {
-            ae_titles: vec![ae("CT1"), ae("CR1")],
-            authority: "NORTH-MPI".into(),
-            quiet_period: None,
-            max_assembly: None,
-        };
-        let key = RegistryKey { tenant: tenant(), item: RegistryItem::Site("north".parse().unwrap()) };
-        let mut change = world.tables.change(Cause::role("test"));
-        change.create(&key, &Entry::Site(site), "put", "");
-        change.commit().await.unwrap();
-        world
-    }
-
-    fn spool(&self, name: &str) -> PathBuf {
-        self.folder.path().join("spools").join(name)
-    }
-
-    async fn node(&self, spool: &str) -> Node {
-        let dicom = Dicom { listen: LOOPBACK, min_free: Size(0), ..Dicom::default() };
-        self.node_with(self.spool(spool), fs::os(), dicom, Duration::from_secs(60)).await
-    }
-
-    async fn node_with(&self, spool: PathBuf, fs: Arc<dyn fs::Fs>, dicom: Dicom, bound: Duration) -> Node {
-        let (tasks, metrics) = (Tasks::new(), Metrics::new());
-        let config = Config {
-            spool,
-            dicom,
-            study: Assembly { quiet_period: Period(Duration::from_millis(300)), max_assembly: Period(bound) },
-            drain: Period(Duration::from_secs(5)),
-        };
-        let deps = Deps {
-            tables: self.tables.clone(),
-            mirrors: Mirrors::new(self.tables.clone(), &tasks),
-            blobs: self.blobs.clone(),
-            fs,
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-            secret: Secret::new([1; 32]),
-        };
-        let mut service = Service::build(config, deps).unwrap();
-        let mut routes = RoutesBuilder::default();
-        service.routes(&mut routes);
-        let address = service.bind().await.unwrap();
-        let id = service.node().clone();
-        tasks.essential("ingestion", service.run());
-        Node { id, address, tasks, metrics, routes: routes.routes() }
-    }
-
-    async fn study(&self, key: &StudyKey) -> Option<Study> {
-        self.tables.load::<Study>(key).await.unwrap().map(|stored| stored.record)
-    }
-
-    async fn intake(&self, key: &StudyKey, node: &NodeId) -> Option<Intake> {
-        let key = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: node.clone() };
-        self.tables.load::<Intake>(&key).await.unwrap().map(|stored| stored.record)
-    }
-
-    /// Waits for a complete revision and answers it with its manifest.
-    async fn complete(&self, key: &StudyKey, revision: u32) -> (Study, Manifest) {
-        wait_for("a complete revision", SOON, async || {
-            self.study(key).await.is_some_and(|study| {
-                study.revision >= revision && matches!(study.state, StudyState::Complete { .. })
-            })
-        })
-        .await;
-        let study = self.study(key).await.unwrap();
-        assert_eq!(study.revision, revision);
-        let path = path::manifest(&key.tenant, &key.study, revision);
-        let bytes = self.blobs.get_checked(&path, &study.manifest.unwrap()).await.unwrap();
-        (study, Manifest::decode(&bytes).unwrap())
-    }
-}
-
-impl Node {
-    async fn associate(&self, calling: &str, files: &[Bytes]) -> Result<Scu, ScuError> {
-        let contexts: Vec<_> = files.iter().map(context).collect();
-        Scu::connect(self.address, &ae(calling), &ae("ISOCENTER"), &contexts).await
-    }
-
-    /// Sends files on one association, and releases it.
-    async fn send(&self, files: &[Bytes]) -> Vec<StoreStatus> {
-        let mut scu = self.associate("CT1", files).await.unwrap();
-        let mut answers = Vec::new();
-        for file in files {
-            answers.push(scu.store(Source::Bytes(file.clone())).await.unwrap());
-        }
-        scu.release().await.unwrap();
-        answers
-    }
-
-    async fn sends(&self, files: &[Bytes]) {
-        assert!(self.send(files).await.iter().all(|status| *status == StoreStatus::SUCCESS));
-    }
-
-    fn metric(&self, line: &str) -> bool {
-        self.metrics.render().unwrap().lines().any(|l| l == format!("isocenter_ingestion_{line}"))
-    }
-
-    async fn shows(&self, line: &str) {
-        wait_for(line, SOON, async || self.metric(line)).await;
-    }
-
-    /// A client within the process, of a caller that `server` would have identified as a developer of `tenant`.
-    fn client(
-        &self,
-        tenant: TenantId,
-    ) -> IngestionClient<InterceptedService<Routes, impl tonic::service::Interceptor + use<>>> {
-        let principal = Principal { subject: "dev".into(), tenant, role: Role::Developer };
-        IngestionClient::with_interceptor(self.routes.clone(), move |mut request: tonic::Request<()>| {
-            request.extensions_mut().insert(principal.clone());
-            Ok(request)
-        })
-    }
-
-    async fn stop(self) {
-        self.tasks.drain(Duration::from_secs(15)).await;
-        assert!(self.tasks.failure().is_none());
-    }
-}
-
-fn context(file: &Bytes) -> ProposedContext {
-    let meta = FileMeta::read(&mut &file[..]).unwrap();
-    ProposedContext { sop_class: meta.sop_class, transfer_syntax: meta.transfer_syntax }
-}
-
-fn made(seed: u64, kind: StudyKind) -> (StudyKey, Vec<Bytes>) {
-    let SyntheticStudy { study, .. } = Synthetic::new(seed).study(kind).unwrap();
-    let bytes = |instance: &Instance| match &instance.content {
-        Content::Memory(bytes) => bytes.clone(),
-        Content::File(_) => unreachable!("made in memory"),
-    };
-    (StudyKey { tenant: tenant(), study: study.study_uid }, study.instances.iter().map(bytes).collect())
-}
-
-fn data_set(file: &Bytes) -> Digest {
-    let meta = FileMeta::read(&mut &file[..]).unwrap();
-    Digest::of(&file[usize::try_from(meta.data_set_offset).unwrap()..])
-}
-
-fn data_sets(images: &Images) -> BTreeSet<Digest> {
-    images.instances().map(|(_, _, instance)| instance.data_set).collect()
-}
-
-/// The same object with its last pixel changed.
-fn altered(file: &Bytes) -> Bytes {
-    let mut file = file.to_vec();
-    *file.last_mut().unwrap() ^= 0x40;
-    file.into()
-}
-
-fn files_below(folder: &Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let below = |entry: std::fs::DirEntry| {
-        if entry.file_type().unwrap().is_dir() { files_below(&entry.path()) } else { 1 }
-    };
-    entries.map(|entry| below(entry.unwrap())).sum()
-}
+use crate::world::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_study_sent_is_complete_with_every_byte_in_blobs_and_nothing_in_the_spool() {

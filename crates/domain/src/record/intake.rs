@@ -1,4 +1,5 @@
-//! What one node has received of a study. Owner: that node; nobody else writes it, so that it needs no agreement.
+//! What one node has received of a study. Owner: that node, so that it needs no agreement. Only an operator who releases a study
+//! has another node settle the record of one that is gone; a node that is not gone states the truth anew at its next write.
 
 use super::Record;
 use crate::{key::IntakeKey, refs::Digest, time::Time};
@@ -34,5 +35,11 @@ impl Intake {
     #[must_use]
     pub const fn settled(&self) -> bool {
         self.pending == 0 && self.open_associations == 0
+    }
+
+    /// The account of a node for which nobody waits any longer: what it has listed stays.
+    #[must_use]
+    pub fn released(self) -> Self {
+        Self { pending: 0, open_associations: 0, ..self }
     }
 }

@@ -31,12 +31,14 @@ pub enum Evidence {
     QuietPeriod,
     /// The bound on assembly passed.
     AssemblyBound,
+    /// An operator ended the waiting; the event names who and why.
+    Released,
 }
 
 /// Why a complete revision may lack images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
-    /// The node that still had pending instances or an open association when the bound passed.
+    /// The node that still had pending instances or an open association when the bound passed or the study was released.
     pub node: crate::id::NodeId,
     /// Instances it had acknowledged and not yet moved to blobs.
     pub pending: u32,

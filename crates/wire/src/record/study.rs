@@ -44,6 +44,7 @@ impl Stored for Study {
             (1, _) => StudyState::Receiving,
             (2, 1) => StudyState::Complete { evidence: Evidence::QuietPeriod, doubt },
             (2, 2) => StudyState::Complete { evidence: Evidence::AssemblyBound, doubt },
+            (2, 3) => StudyState::Complete { evidence: Evidence::Released, doubt },
             (2, other) => return field::unknown("study.evidence", other),
             (3, _) => StudyState::Closed,
             (other, _) => return field::unknown("study.state", other),
@@ -65,6 +66,7 @@ const fn evidence_number(evidence: Evidence) -> u32 {
     match evidence {
         Evidence::QuietPeriod => 1,
         Evidence::AssemblyBound => 2,
+        Evidence::Released => 3,
     }
 }
 

@@ -64,9 +64,15 @@ fn images_that_never_cease_are_cut_at_the_bound_without_a_doubt() {
 
 #[test]
 fn a_study_of_which_nothing_is_in_blobs_is_never_complete() {
-    let nothing = Intake { pending: 1, segment: None, ..settled(105) };
-    assert_eq!(decide(&[("a", nothing)], 9_999), Completion::Wait(None));
+    let nothing = Intake { segment: None, ..settled(105) };
+    assert_eq!(decide(&[("a", nothing.clone())], 9_999), Completion::Wait(None));
     assert_eq!(decide(&[], 9_999), Completion::Wait(None));
+    // What a node in doubt put into blobs without listing it is looked for at the bound.
+    let unlisted = Intake { pending: 1, ..nothing };
+    assert_eq!(decide(&[("a", unlisted.clone())], 1_899), Completion::Wait(Some(at(1_900))));
+    let doubt = Some(Doubt { node: node("a"), pending: 1 });
+    let look = Completion::Complete { evidence: Evidence::AssemblyBound, doubt };
+    assert_eq!(decide(&[("a", unlisted)], 1_900), look);
 }
 
 proptest! {

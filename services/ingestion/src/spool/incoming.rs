@@ -143,6 +143,7 @@ impl Incoming {
             data_set,
             size: self.len,
             received: None,
+            adopted: false,
         };
         Ok((ready, header))
     }

@@ -46,6 +46,8 @@ pub struct Ready {
     pub size: u64,
     /// When it was acknowledged, by the monotonic clock; `None` where it was found at a restart.
     pub received: Option<Instant>,
+    /// Whether this process has put it into blobs, where it is durable under its hash.
+    pub adopted: bool,
 }
 
 /// The folder and the name, below `ready/`.
@@ -80,6 +82,7 @@ pub(super) fn parse(ready: &Path, path: &Path, size: u64) -> Option<Ready> {
         data_set: Digest(decode(data_set)?.try_into().ok()?),
         size,
         received: None,
+        adopted: false,
     })
 }
 
