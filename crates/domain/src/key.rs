@@ -42,6 +42,12 @@ pub fn shard(tenant: &TenantId, owner: &str) -> u8 {
     Sha256::digest(format!("{tenant}/{owner}").as_bytes())[0]
 }
 
+/// The shard of a key; 0 for kinds that are not sharded.
+#[must_use]
+pub fn shard_of<K: RecordKey>(key: &K) -> u8 {
+    key.shard_by().map_or(0, |owner| shard(key.tenant(), &owner))
+}
+
 /// Reads a key of the store; `None` where it is not a key of this kind, its shard included.
 #[must_use]
 pub fn parse<K: RecordKey>(stored: &str) -> Option<K> {

@@ -6,9 +6,9 @@ use futures::{StreamExt as _, stream::BoxStream};
 use isocenter_runtime::retry::Schedule;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Failed, Key, Queue};
+use crate::{Failed, Key, Queue, Share};
 
-/// Where keys come from: a table of the store, filtered to the shards that are this process's.
+/// Where keys come from: a table of the store. The feed takes those of the shards that are this process's.
 #[async_trait::async_trait]
 pub trait KeySource: Send + Sync + 'static {
     /// The keys.
@@ -26,6 +26,9 @@ pub trait KeySource: Send + Sync + 'static {
     /// # Errors
     /// As [`KeySource::list`].
     async fn changes(&self) -> Result<BoxStream<'static, Self::Key>, Failed>;
+
+    /// The shard of a key; 0 for keys of a kind that has no shards.
+    fn shard(&self, key: &Self::Key) -> u8;
 }
 
 /// Fills one queue from one source.
@@ -50,18 +53,22 @@ impl Feed {
         }
     }
 
-    /// Feeds `queue` until `ended`. Spawn it with [`isocenter_runtime::task::Tasks::background`].
+    /// Feeds `queue` with the keys of `share` until `ended`. A key that is no longer the process's leaves the queue, unless
+    /// it runs. Spawn it with [`isocenter_runtime::task::Tasks::background`].
     pub async fn run<K: Key>(
         self,
         source: Arc<dyn KeySource<Key = K>>,
+        share: Arc<dyn Share>,
         queue: Queue<K>,
         ended: CancellationToken,
     ) {
+        let (of, owned) = (Arc::clone(&source), Arc::clone(&share));
+        queue.restrict(Arc::new(move |key| owned.owns(of.shard(key))));
         let mut failures = 0;
         loop {
             let fed = tokio::select! {
                 () = ended.cancelled() => return,
-                fed = self.follow(&*source, &queue, &mut failures) => fed,
+                fed = self.follow(&*source, &*share, &queue, &mut failures) => fed,
             };
             // A source of the same process ends with it.
             if ended.is_cancelled() {
@@ -87,14 +94,19 @@ impl Feed {
     async fn follow<K: Key>(
         &self,
         source: &dyn KeySource<Key = K>,
+        share: &dyn Share,
         queue: &Queue<K>,
         failures: &mut u32,
     ) -> Result<(), Failed> {
         // First the changes, then the list: what changes between the two is in the changes.
+        let mut moved = share.changes();
         let mut changes = source.changes().await?;
         loop {
+            queue.prune();
             for key in source.list().await? {
-                queue.resync(key);
+                if share.owns(source.shard(&key)) {
+                    queue.resync(key);
+                }
             }
             *failures = 0;
             let resync = tokio::time::sleep(self.resync);
@@ -103,10 +115,14 @@ impl Feed {
                 tokio::select! {
                     changed = changes.next() => match changed {
                         Some(key) => {
-                            queue.wake(key);
+                            if share.owns(source.shard(&key)) {
+                                queue.wake(key);
+                            }
                         }
                         None => return Ok(()),
                     },
+                    // What became ours has to be listed: its changes were not for us until now.
+                    Some(()) = moved.next() => break,
                     () = &mut resync => break,
                     () = queue.room() => break,
                 }

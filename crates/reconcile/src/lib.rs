@@ -6,6 +6,7 @@
 mod feed;
 mod queue;
 mod runner;
+mod share;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ pub use crate::{
     feed::{Feed, KeySource},
     queue::{DEFAULT_LIMIT, Queue},
     runner::{Hooks, Options, Runner},
+    share::{Everything, Share},
 };
 
 /// What keys must be able to do. `Ord` breaks ties between keys due at the same microsecond.

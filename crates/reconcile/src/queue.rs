@@ -34,7 +34,12 @@ struct Shared<K> {
     limit: usize,
 }
 
+/// Whether a key is this process's to work on.
+type Owns<K> = Arc<dyn Fn(&K) -> bool + Send + Sync>;
+
 struct State<K> {
+    /// What is taken; `None` takes everything.
+    owns: Option<Owns<K>>,
     entries: HashMap<K, Entry>,
     /// The keys that wait, not the running ones.
     due: BTreeSet<(Time, K)>,
@@ -73,7 +78,7 @@ impl<K: Key> Queue<K> {
     /// A queue of at most `limit` keys, those that run and those that wait for their time included.
     #[must_use]
     pub fn bounded(clock: Arc<dyn Clock>, limit: usize) -> Self {
-        let state = State { entries: HashMap::new(), due: BTreeSet::new(), overflowed: false };
+        let state = State { owns: None, entries: HashMap::new(), due: BTreeSet::new(), overflowed: false };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -127,18 +132,44 @@ impl<K: Key> Queue<K> {
         self.0.state.lock().due.first().map_or(Duration::ZERO, |(at, _)| now.since(*at))
     }
 
-    /// Takes the key that is due the longest: it runs until [`Queue::finish`].
+    /// From now on only keys that `owns` affirms are taken. It is asked under the queue's lock: it must neither wait nor
+    /// call the queue.
+    pub(crate) fn restrict(&self, owns: Owns<K>) {
+        self.0.state.lock().owns = Some(owns);
+    }
+
+    /// Forgets the keys that are not to be taken, but for those that run.
+    pub(crate) fn prune(&self) {
+        let mut state = self.0.state.lock();
+        let State { owns: Some(owns), entries, due, .. } = &mut *state else { return };
+        due.retain(|(_, key)| {
+            let stays = owns(key);
+            if !stays {
+                entries.remove(key);
+            }
+            stays
+        });
+        self.tell_room(&mut state);
+    }
+
+    /// Takes the key that is due the longest: it runs until [`Queue::finish`]. Keys that are another process's are
+    /// forgotten on the way: whoever works on them knows of them as this process did.
     pub(crate) fn take(&self) -> Option<K> {
         let now = self.0.clock.now();
         let mut state = self.0.state.lock();
-        if state.due.first()?.0 > now {
-            return None;
+        while state.due.first()?.0 <= now {
+            let (_, key) = state.due.pop_first()?;
+            if state.owns.as_ref().is_some_and(|owns| !owns(&key)) {
+                state.entries.remove(&key);
+                self.tell_room(&mut state);
+                continue;
+            }
+            let entry = state.entries.entry(key.clone()).or_default();
+            entry.running = true;
+            entry.due = None;
+            return Some(key);
         }
-        let (_, key) = state.due.pop_first()?;
-        let entry = state.entries.entry(key.clone()).or_default();
-        entry.running = true;
-        entry.due = None;
-        Some(key)
+        None
     }
 
     /// Ends a run: what was woken meanwhile, or is wished for `again`, waits for its time; a success forgets failures.
@@ -176,6 +207,11 @@ impl<K: Key> Queue<K> {
             Some(at) => drop(state.due.insert((at, key))),
             None => drop(state.entries.remove(&key)),
         }
+        self.tell_room(state);
+    }
+
+    /// Says that there is room again, where keys were forgotten.
+    fn tell_room(&self, state: &mut State<K>) {
         if state.overflowed && state.entries.len() <= self.0.limit / 2 {
             state.overflowed = false;
             self.0.room.notify_one();
@@ -248,6 +284,22 @@ mod tests {
         assert_eq!((queue.len(), queue.depth(), queue.take()), (1, 0, None));
         clock.set(Time(2_000));
         assert_eq!((queue.depth(), queue.take(), queue.take()), (1, Some(1), None));
+    }
+
+    #[test]
+    fn a_key_of_another_process_is_not_taken_and_makes_room() {
+        let (queue, _clock) = queue(2);
+        queue.restrict(Arc::new(|key| key % 2 == 0));
+        assert!(queue.wake(1) && queue.wake_at(3, Time(9_000)));
+        assert!(!queue.wake(2), "full of keys that are not known to be another's yet");
+        queue.prune();
+        assert!(queue.is_empty() && queue.wake(2) && queue.wake(5));
+        assert_eq!((queue.take(), queue.take()), (Some(2), None));
+        queue.restrict(Arc::new(|_| false));
+        queue.prune();
+        assert_eq!(queue.len(), 1, "what runs is left alone");
+        queue.finish(2, Some(Time(1_000)));
+        assert_eq!((queue.take(), queue.len()), (None, 0), "and is not run again");
     }
 
     #[test]

@@ -11,14 +11,16 @@ use std::{
 
 use futures::{StreamExt as _, stream::BoxStream};
 use isocenter_domain::{Kind, Kinded, Time};
-use isocenter_reconcile::{Failed, Feed, Hooks, KeySource, Options, Outcome, Queue, Reconciler, Runner};
+use isocenter_reconcile::{
+    Everything, Failed, Feed, Hooks, KeySource, Options, Outcome, Queue, Reconciler, Runner, Share,
+};
 use isocenter_runtime::{
     clock::{Clock as _, TestClock},
     metrics::Metrics,
     task::{Drained, Tasks},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 #[derive(Debug, thiserror::Error)]
 #[error("unavailable, on purpose")]
@@ -195,6 +197,79 @@ impl KeySource for Source {
             futures::stream::unfold(receiver, |mut r| async { r.recv().await.ok().map(|key| (key, r)) });
         Ok(keys.boxed())
     }
+
+    fn shard(&self, key: &u32) -> u8 {
+        u8::try_from(key % 256).unwrap()
+    }
+}
+
+impl Source {
+    fn of(keys: Vec<u32>) -> Arc<Self> {
+        Arc::new(Self {
+            keys: Mutex::new(keys),
+            changes: Mutex::new(broadcast::channel(16).0),
+            // Only the first list fails.
+            lists: AtomicUsize::new(1),
+            subscribed: Notify::new(),
+        })
+    }
+}
+
+/// A share that the test moves.
+#[derive(Debug)]
+struct Half(watch::Sender<fn(u8) -> bool>);
+
+impl Share for Half {
+    fn owns(&self, shard: u8) -> bool {
+        (self.0.borrow())(shard)
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        let mut moved = self.0.subscribe();
+        moved.mark_unchanged();
+        let next = |mut moved: watch::Receiver<fn(u8) -> bool>| async {
+            moved.changed().await.ok()?;
+            Some(((), moved))
+        };
+        futures::stream::unfold(moved, next).boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_works_on_its_own_shards_and_takes_over_what_becomes_its_own() {
+    let mut bench = bench(4, Duration::ZERO, |key, _| {
+        // Odd keys wait for a time that is far away.
+        Ok(if key % 2 == 1 { Outcome::At(Time::ZERO.plus(Duration::from_secs(120))) } else { Outcome::Done })
+    });
+    let source = Source::of(vec![1, 2, 3, 4]);
+    let share = Arc::new(Half(watch::Sender::new(|shard| shard <= 2)));
+    let feed = Feed::new("test");
+    let (fed, queue) =
+        (feed.run(source.clone(), share.clone(), bench.queue.clone(), bench.tasks.token()), &bench.queue);
+    bench.tasks.background("feed", fed);
+    let mut seen = vec![bench.runs.recv().await.unwrap().0, bench.runs.recv().await.unwrap().0];
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2], "nothing of another's shards");
+    // A change of another's key is none of ours, and neither is one that somebody wakes by hand.
+    source.changes.lock().send(4).unwrap();
+    queue.wake(3);
+    source.changes.lock().send(2).unwrap();
+    assert_eq!(bench.runs.recv().await.unwrap().0, 2);
+    while queue.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    // The shares move: 1 is forgotten though its time was set, 3 and 4 are found by listing.
+    share.0.send_replace(|shard| shard >= 3);
+    let mut seen = vec![bench.runs.recv().await.unwrap(), bench.runs.recv().await.unwrap()];
+    seen.sort_unstable();
+    assert_eq!(seen.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [3, 4]);
+    assert!(seen[1].1 < Time::ZERO.plus(Duration::from_secs(60)), "at once, not by the resync");
+    while queue.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    // The next to run is 3 again at its time: 1 is not in the queue.
+    assert_eq!(bench.runs.recv().await.unwrap().0, 3);
+    assert_eq!(bench.tasks.drain(Duration::from_secs(5)).await, Drained::Clean);
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,7 +282,10 @@ async fn keys_come_by_list_by_change_by_resync_and_after_a_lost_watch() {
         subscribed: Notify::new(),
     });
     let feed = Feed::new("test");
-    bench.tasks.background("feed", feed.run(source.clone(), bench.queue.clone(), bench.tasks.token()));
+    bench.tasks.background(
+        "feed",
+        feed.run(source.clone(), Arc::new(Everything), bench.queue.clone(), bench.tasks.token()),
+    );
     // The first list fails; the second finds the key.
     assert_eq!(bench.runs.recv().await.unwrap().0, 1);
     source.changes.lock().send(2).unwrap();

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::{
     Error,
     kv::{
-        Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Range, Revision, Status, Txn, TxnAnswer, WatchItem,
-        WatchStream,
+        Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Range, Revision, Status, Txn, TxnAnswer, Usage,
+        WatchItem, WatchStream,
     },
 };
 
@@ -193,6 +193,11 @@ impl Kv for FaultyStore {
     async fn status(&self) -> Result<Status, Error> {
         self.before().await?;
         self.inner.status().await
+    }
+
+    async fn usage(&self) -> Result<Usage, Error> {
+        self.before().await?;
+        self.inner.usage().await
     }
 
     fn progress_interval(&self) -> Duration {

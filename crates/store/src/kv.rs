@@ -144,6 +144,19 @@ pub struct Status {
     pub cluster_id: u64,
 }
 
+/// How much room a store has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes that count against the quota, free ones between live ones included. Of a cluster, those of its fullest member.
+    pub used: u64,
+    /// Bytes of those that hold something.
+    pub live: u64,
+    /// Bytes at which changes are refused; zero where that is not known.
+    pub quota: u64,
+    /// Whether the store refuses changes for want of space, and goes on until somebody has made room and told it so.
+    pub no_space: bool,
+}
+
 /// A revisioned key-value store.
 ///
 /// Reads are linearizable: they show every change that was acknowledged before they began. A change is durable before
@@ -199,6 +212,13 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
 
     /// How the store is doing.
     async fn status(&self) -> Result<Status, Error>;
+
+    /// How much room there is left.
+    async fn usage(&self) -> Result<Usage, Error> {
+        let status = self.status().await?;
+        let (used, quota) = (status.db_bytes, status.quota_bytes);
+        Ok(Usage { used, live: used, quota, no_space: false })
+    }
 
     /// How often an idle watch of this store delivers [`WatchItem::Progress`].
     fn progress_interval(&self) -> Duration;

@@ -2,8 +2,9 @@
 //!
 //! [`Kv`] is etcd's model as one object-safe trait. Two stores stand behind it: [`etcd`] in a cluster and
 //! [`embedded`] on one machine; one conformance suite judges both. On top of the trait stand the [`reflector`] (a
-//! cache of a key range that repairs itself), the [`session`] (a lease that is regained when lost) and the
-//! [`election`] (a leader whose every write carries a token).
+//! cache of a key range that repairs itself), the [`session`] (a lease that is regained when lost), the [`election`] (a
+//! leader whose every write carries a token), the [`members`] (which processes there are and who works on what) and the
+//! [`table`]s (typed records).
 
 pub mod election;
 pub mod embedded;
@@ -12,14 +13,16 @@ pub mod etcd;
 #[cfg(feature = "faulty")]
 pub mod faulty;
 pub mod kv;
+pub mod members;
 mod open;
 pub mod reflector;
 pub mod session;
+pub mod space;
 pub mod table;
 
 pub use error::Error;
 pub use kv::{
     Answer, Compare, Event, Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Prefix, Range, Revision, Status,
-    Txn, TxnAnswer, WatchItem, WatchStream, list_all,
+    Txn, TxnAnswer, Usage, WatchItem, WatchStream, list_all,
 };
 pub use open::open;

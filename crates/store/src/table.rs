@@ -22,7 +22,8 @@ use isocenter_wire::{
     record::{self as wire, Head, Stored as Storable},
 };
 
-use crate::{Compare, Error, Key, KeyValue, Kv, Range, Revision, kv};
+use self::meta::Levels;
+use crate::{Error, Key, KeyValue, Kv, Range, Revision, kv};
 
 pub use change::{Cause, Change, parse_outbox_key};
 pub use gather::gather;
@@ -83,7 +84,9 @@ impl From<Error> for TableError {
 pub struct Tables {
     kv: Arc<dyn Kv>,
     clock: Arc<Clocked>,
-    epoch: Compare,
+    /// The revision of `meta/epoch` when this process began.
+    epoch: Revision,
+    levels: Arc<Levels>,
 }
 
 /// What every change needs and never changes.
@@ -119,14 +122,16 @@ impl Tables {
 
     /// The record under `key`, now.
     pub async fn load<R: Storable>(&self, key: &R::Key) -> Result<Option<Stored<R>>, TableError> {
-        self.kv.get(&store_key(key)).await?.map(|kv| decoded(&kv)).transpose()
+        let found = self.kv.get(&store_key(key)).await?;
+        found.map(|kv| decoded(&kv, self.known_level())).transpose()
     }
 
     /// The records in `range`, all as of one revision, which is answered too. Damaged and future ones are an error: a
     /// decision must not be made without them.
     pub async fn list<R: Storable>(&self, range: &Range) -> Result<(Vec<Stored<R>>, Revision), TableError> {
         let listing = kv::list_all(self.kv.as_ref(), range).await?;
-        let records = listing.items.iter().map(decoded).collect::<Result<_, _>>()?;
+        let records =
+            listing.items.iter().map(|kv| decoded(kv, self.known_level())).collect::<Result<_, _>>()?;
         Ok((records, listing.revision))
     }
 
@@ -159,11 +164,12 @@ pub fn owner_range<K: RecordKey>(tenant: &TenantId, owner: &str, tail: &[&str]) 
     Range::prefix(format!("{}/{shard:02x}/{tenant}/{tail}/", K::KIND)).expect("typed ids make a valid prefix")
 }
 
-pub(crate) fn decoded<R: Storable>(kv: &KeyValue) -> Result<Stored<R>, TableError> {
+/// The record in `kv`, for a process that knows the levels up to `ours`.
+pub(crate) fn decoded<R: Storable>(kv: &KeyValue, ours: u32) -> Result<Stored<R>, TableError> {
     let undecodable = |source| TableError::Undecodable { key: kv.key.to_string(), source };
     let key = key::parse::<R::Key>(kv.key.as_str())
         .ok_or_else(|| undecodable(Undecodable::Damaged("its key is not of its kind".into())))?;
-    let (head, record) = wire::decode::<R>(&kv.value).map_err(undecodable)?;
+    let (head, record) = wire::decode_at::<R>(&kv.value, ours).map_err(undecodable)?;
     Ok(Stored { key, record, head, mod_revision: kv.mod_revision })
 }
 

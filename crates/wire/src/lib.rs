@@ -3,6 +3,7 @@
 
 pub mod document;
 pub mod error;
+pub mod node;
 pub mod record;
 
 pub use error::Malformed;

@@ -20,7 +20,10 @@ use isocenter_blobs::Blobs;
 use isocenter_domain::key::{AiTaskKey, StudyKey};
 use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner};
 use isocenter_runtime::{secret::Secret, task::Tasks};
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_store::{
+    members::Shares,
+    table::{Mirrors, Tables},
+};
 use isocenter_wire::v1::ai_dispatch_server::AiDispatchServer;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +40,10 @@ use crate::{
     vendor::Vendors,
 };
 
-pub use crate::{config::Config, error::Error};
+pub use crate::{
+    config::{Breaker, Config},
+    error::Error,
+};
 
 /// What AI dispatch stands on.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub struct Deps {
     pub tables: Tables,
     /// Their caches.
     pub mirrors: Mirrors,
+    /// The shards that this process works on.
+    pub shares: Shares,
     /// Manifests, pixels and results.
     pub blobs: Blobs,
     /// Where its metrics are registered, once in a process.
@@ -74,14 +82,15 @@ struct Work<K> {
     queue: Queue<K>,
     reconciler: Arc<dyn Reconciler<Key = K>>,
     source: Arc<dyn KeySource<Key = K>>,
+    shares: Shares,
 }
 
 impl<K: Key> Work<K> {
     async fn run(self, hooks: Hooks, ended: CancellationToken) {
-        let Self { name, queue, reconciler, source } = self;
+        let Self { name, queue, reconciler, source, shares } = self;
         let runner = Runner::new(Options::new(name), hooks);
         tokio::join!(
-            Feed::new(name).run(source, queue.clone(), ended.clone()),
+            Feed::new(name).run(source, Arc::new(shares), queue.clone(), ended.clone()),
             runner.run(queue, reconciler, ended),
         );
     }
@@ -103,17 +112,25 @@ impl Service {
     /// [`Error::Config`] for settings that make no sense.
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
         config.check()?;
-        let Deps { tables, mirrors, blobs, metrics, tasks, secret, fetch_address } = deps;
+        let Deps { tables, mirrors, shares, blobs, metrics, tasks, secret, fetch_address } = deps;
         let metrics = Metrics::new(&metrics);
         let clock = Arc::clone(tables.clock());
         let queue = Queue::new(Arc::clone(&clock));
+        let gate = Gate::new(queue.clone(), config.tolerance());
         let core = Core {
             tables,
             blobs: blobs.clone(),
             secret: secret.clone(),
-            vendors: Vendors::new(queue.clone(), tasks.clone(), Arc::clone(&clock), config.describe.0),
+            vendors: Vendors::new(gate.clone(), tasks.clone(), Arc::clone(&clock), config.describe.0),
             calls: Calls::default(),
             metrics: metrics.clone(),
+        };
+        let services = rpc::services::Services {
+            vendors: core.vendors.clone(),
+            gate: gate.clone(),
+            registry: mirrors.of(),
+            shares: shares.clone(),
+            process: fetch_address.split_once("://").map_or(fetch_address.as_str(), |(_, at)| at).to_owned(),
         };
         let studies = Studies::new(core.clone(), &mirrors);
         let ended = tasks.token();
@@ -121,10 +138,11 @@ impl Service {
             core,
             config,
             known: mirrors.of(),
-            gate: Gate::new(queue.clone()),
+            gate: gate.clone(),
             queue: queue.clone(),
             tasks,
-            fetch_address: fetch_address.into(),
+            fetch_address: fetch_address.as_str().into(),
+            shares: shares.clone(),
         };
         let rpc = rpc::Rpc {
             blobs,
@@ -134,19 +152,21 @@ impl Service {
             tasks: mirrors.of(),
             metrics: metrics.clone(),
             streams: Arc::default(),
+            services,
         };
         let studies = Work {
             name: "ai-studies",
             queue: Queue::new(clock),
             reconciler: Arc::new(studies),
             source: Arc::new(StudySource::new(&mirrors)),
+            shares: shares.clone(),
         };
         let source = Arc::new(TaskSource::new(&mirrors));
-        let tasks = Work { name: "ai-tasks", queue, reconciler: Arc::new(analyses), source };
+        let tasks = Work { name: "ai-tasks", queue, reconciler: Arc::new(analyses), source, shares };
         Ok(Self { studies, tasks, rpc, metrics, ended })
     }
 
-    /// Adds this role's gRPC service. Its one call needs no principal: the token in it is the credential.
+    /// Adds this role's gRPC service. Fetching needs no principal: the token in it is the credential.
     pub fn routes(&self, routes: &mut tonic::service::RoutesBuilder) {
         routes.add_service(AiDispatchServer::new(self.rpc.clone()));
     }

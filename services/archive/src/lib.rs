@@ -2,8 +2,9 @@
 //! come late, and proves that nothing received is lost on the way to a delivered report.
 //!
 //! Guarantees, each with a test:
-//! - An event leaves the outbox only when it is durably in the journal and in the records. A crash between any two steps
-//!   journals it again at worst; the records, which go only upward, do not notice.
+//! - An event leaves the outbox only when it is durably in the journal, and in the records or noted as owed to them. A crash
+//!   between any two steps journals it again at worst; the records, which go only upward, do not notice.
+//! - Records that do not serve stop nothing but what is asked of them: the journal goes on, and they catch up.
 //! - The records follow from the journal alone: [`replay`] on empty tables makes equal ones.
 //! - A unit (a case with its studies) is closed in one transaction that rests on everything about it; a late image wins
 //!   or reopens it. Reopened records bear the same ids, and their change counters go on.
@@ -28,7 +29,10 @@ use isocenter_blobs::Blobs;
 use isocenter_domain::key::StudyKey;
 use isocenter_reconcile::{Feed, Options, Queue, Runner};
 use isocenter_runtime::task::Tasks;
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_store::{
+    members::Shares,
+    table::{Mirrors, Tables},
+};
 use isocenter_wire::v1::archive_server::ArchiveServer;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +50,7 @@ use crate::{
 pub use crate::{
     config::Config,
     error::Error,
-    records::Records,
+    records::{Gap, History, Migration, Records, Schema, Serving},
     replay::{Replayed, replay},
 };
 
@@ -63,6 +67,8 @@ pub struct Deps {
     pub tables: Tables,
     /// Their caches.
     pub mirrors: Mirrors,
+    /// The shards that this process works on.
+    pub shares: Shares,
     /// Journal, heads, manifests, report bodies.
     pub blobs: Blobs,
     /// The records (SQL).
@@ -148,14 +154,21 @@ impl Service {
         let received: Queue<StudyKey> = Queue::new(Arc::clone(clock));
         let outbox = Arc::new(Outbox(Arc::clone(deps.tables.kv())));
         let hooks = &metrics.hooks;
+        let share = || Arc::new(deps.shares.clone());
         let drain = Options { concurrency: DRAINERS, ..Options::new("journal") };
         tokio::join!(
-            Feed::new("journal").run(outbox, shards.clone(), ended.clone()),
+            Feed::new("journal").run(outbox, share(), shards.clone(), ended.clone()),
             Runner::new(drain, hooks.clone()).run(shards, Arc::<Drainer>::clone(&drainer), ended.clone()),
-            Feed::new("close").run(Arc::new(Live(deps.mirrors.clone())), live.clone(), ended.clone()),
+            Feed::new("close").run(
+                Arc::new(Live(deps.mirrors.clone())),
+                share(),
+                live.clone(),
+                ended.clone()
+            ),
             Runner::new(Options::new("close"), hooks.clone()).run(live, closer.shared(), ended.clone()),
             Feed::new("reopen").run(
                 Arc::new(Received(deps.mirrors.clone())),
+                share(),
                 received.clone(),
                 ended.clone()
             ),
@@ -165,8 +178,24 @@ impl Service {
                 ended.clone()
             ),
             observe(&drainer, ended.clone()),
+            drainer.follow(ended.clone()),
+            deps.records.keep(ended.clone()),
+            told(&deps.records, &metrics, ended.clone()),
         );
         Ok(())
+    }
+}
+
+/// Keeps the gauge of the records true.
+async fn told(records: &Records, metrics: &Metrics, ended: CancellationToken) {
+    let mut serving = records.watch();
+    loop {
+        metrics.serving.set(i64::from(*serving.borrow_and_update() == Serving::Yes));
+        tokio::select! {
+            () = ended.cancelled() => return,
+            // The sender lives as long as the records.
+            _ = serving.changed() => {}
+        }
     }
 }
 

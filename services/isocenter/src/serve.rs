@@ -4,27 +4,42 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use isocenter_blobs::Blobs;
+use isocenter_domain::Kinded;
 use isocenter_runtime::{
     clock, fs,
     metrics::Metrics,
+    nodes::Nodes,
+    random,
     readiness::Readiness,
+    retry::Schedule,
     secret::Secret,
-    server::{self, Served},
+    server::{self, Elsewhere, Served},
     shutdown,
     task::{Drained, Tasks},
     telemetry,
+    tls::Tls,
 };
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_store::{
+    members::{Members, NodeOptions},
+    space::Space,
+    table::{MetaError, Mirrors, Tables},
+};
+use isocenter_wire::v1::operations_server::OperationsServer;
 use tonic::service::{Routes, RoutesBuilder};
 
 use crate::{
     cli::ServeArgs,
     config::{Config, Role},
+    directory::Directory,
+    operations::Operations,
     output,
 };
 
 /// Calls that stream their request, and so have no time limit.
 const STREAMING: &[&str] = &["/isocenter.v1.ReaderAssignment/SetPresence"];
+
+/// The pauses while the store is away at the start.
+const STORE_RETRY: Schedule = Schedule::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// Serves until a signal.
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
@@ -62,6 +77,8 @@ pub struct Running {
     pub readiness: Readiness,
     /// Where everything that is counted is.
     pub metrics: Metrics,
+    /// The records that the roles work on.
+    pub tables: Tables,
 }
 
 impl Running {
@@ -79,10 +96,13 @@ impl Running {
 struct Shared {
     tables: Tables,
     mirrors: Mirrors,
+    members: Members,
+    nodes: Nodes,
     blobs: Blobs,
     secret: Secret,
     metrics: Metrics,
     tasks: Tasks,
+    tls: Option<Tls>,
     advertise: String,
 }
 
@@ -96,28 +116,96 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
     let (readiness, starting) = Readiness::new();
     let secret = Secret::load_or_create(&config.secret_file)
         .with_context(|| format!("cannot use the secret {}", config.secret_file.display()))?;
+    let tls = config.tls.is_set().then(|| Tls::load(&config.tls)).transpose()?;
+    if let Some(tls) = &tls {
+        tls.follow(tasks, &metrics);
+    }
     let bound = server::bind(server::Options {
         listen: config.listen,
         health: config.health,
+        tls: tls.clone(),
+        limits: config.limits,
         streaming: STREAMING,
         ..server::Options::local(config.tenant_id()?)
     })
     .await?;
-    let kv = isocenter_store::open(&config.store)
-        .await
-        .with_context(|| format!("cannot open the store {}", config.store))?;
-    let tables = Tables::open(kv, clock::system(), config.cell_id()?, &secret).await?;
-    let blobs = Blobs::open(&config.blobs.to_string_lossy())?;
     let advertise =
         if config.advertise.is_empty() { bound.address().to_string() } else { config.advertise.clone() };
-    let mirrors = Mirrors::new(tables.clone(), tasks);
-    let shared = Shared { tables, mirrors, blobs, secret, metrics, tasks: tasks.clone(), advertise };
+    let tables = open_tables(config, &secret, tasks).await?;
+    let node = node_options(config, &advertise)?;
+    let shared = Shared {
+        mirrors: Mirrors::new(tables.clone(), tasks),
+        members: Members::start(&tables, node, tasks),
+        nodes: Nodes::new(tls.as_ref()),
+        blobs: Blobs::open(&config.blobs.to_string_lossy())?,
+        tables,
+        secret,
+        metrics,
+        tasks: tasks.clone(),
+        tls,
+        advertise,
+    };
     let (routes, dicom) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
-    let served = Served { grpc: routes, ..Served::default() };
+    let directory = Arc::new(Directory::new(shared.members.clone()));
+    let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
+    let served = Served { grpc: routes, elsewhere, ..Served::default() };
     bound.serve(tasks, served, &shared.metrics, &readiness);
+    let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
+    tasks.background("registered", async move {
+        members.registered().await;
+        drop(presence);
+    });
     drop(starting);
-    Ok(Running { dicom, listen, health, readiness, metrics: shared.metrics })
+    Ok(Running { dicom, listen, health, readiness, metrics: shared.metrics, tables: shared.tables })
+}
+
+/// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that
+/// runs.
+async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<Tables> {
+    let (clock, ended) = (clock::system(), tasks.token());
+    let mut failures = 0;
+    loop {
+        let opened = async {
+            let kv = isocenter_store::open(&config.store).await.map_err(MetaError::from)?;
+            Tables::open(kv, Arc::clone(&clock), config.cell_id()?, secret).await.map_err(anyhow::Error::new)
+        };
+        let e = match opened.await {
+            Ok(tables) => return Ok(tables),
+            Err(e) => e.context(format!("cannot use the store {}", config.store)),
+        };
+        let away = e.downcast_ref::<MetaError>().is_some_and(Kinded::is_retryable);
+        if !away {
+            return Err(e);
+        }
+        failures += 1;
+        let now = clock.now();
+        let pause = STORE_RETRY.next(failures, now).since(now);
+        tracing::warn!(error = format!("{e:#}"), failures, "the store is away; asks again");
+        tokio::select! {
+            () = ended.cancelled() => return Err(e),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What this process says of itself. One that receives is known by its spool's id, which its intake records bear.
+fn node_options(config: &Config, advertise: &str) -> Result<NodeOptions> {
+    let roles: Vec<_> = Role::EACH.into_iter().filter(|role| config.runs(*role)).collect();
+    let id = if roles.contains(&Role::Ingestion) {
+        let spool = &config.spool;
+        std::fs::create_dir_all(spool)
+            .with_context(|| format!("cannot make the folder {}", spool.display()))?;
+        isocenter_ingestion::spool::node_id(&*fs::os(), spool)?
+    } else {
+        random::uuid_v7().to_string().parse()?
+    };
+    Ok(NodeOptions {
+        id,
+        address: advertise.to_owned(),
+        roles: roles.into_iter().map(Role::name).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }
 
 /// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
@@ -127,6 +215,13 @@ async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<Socke
         .register_encoded_file_descriptor_set(isocenter_wire::DESCRIPTORS)
         .build_v1()?;
     routes.add_service(reflection);
+    routes.add_service(OperationsServer::new(Operations {
+        tables: shared.tables.clone(),
+        members: shared.members.clone(),
+        tasks: shared.tasks.clone(),
+        tenant: config.tenant_id()?,
+        drain: config.shutdown.drain.0,
+    }));
     let mut dicom = None;
     for role in Role::EACH.into_iter().filter(|role| config.runs(*role)) {
         match role {
@@ -152,6 +247,8 @@ async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder)
     let deps = isocenter_ingestion::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::Ingestion.name()),
+        space: Space::start(Arc::clone(shared.tables.kv()), &shared.metrics, &shared.tasks),
         blobs: shared.blobs.clone(),
         fs: fs::os(),
         metrics: shared.metrics.clone(),
@@ -169,6 +266,7 @@ fn routing(shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
     let deps = isocenter_routing::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::Routing.name()),
         blobs: shared.blobs.clone(),
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
@@ -184,6 +282,7 @@ fn ai_dispatch(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> 
     let deps = isocenter_ai_dispatch::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::AiDispatch.name()),
         blobs: shared.blobs.clone(),
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
@@ -200,6 +299,7 @@ fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilde
     let deps = isocenter_reader_assignment::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::ReaderAssignment.name()),
         blobs: shared.blobs.clone(),
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
@@ -215,8 +315,10 @@ fn report_delivery(config: &Config, shared: &Shared, routes: &mut RoutesBuilder)
     let deps = isocenter_report_delivery::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::ReportDelivery.name()),
         blobs: shared.blobs.clone(),
         metrics: shared.metrics.clone(),
+        tls: None,
         tasks: shared.tasks.clone(),
     };
     let service = isocenter_report_delivery::Service::build(config.delivery.clone(), deps)?;
@@ -232,6 +334,7 @@ async fn archive(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -
     let deps = isocenter_archive::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
+        shares: shared.members.shares(Role::Archive.name()),
         blobs: shared.blobs.clone(),
         records,
         metrics: shared.metrics.clone(),

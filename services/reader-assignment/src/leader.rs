@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_runtime::{clock::Clock, task::Tasks};
 use isocenter_store::{
     Key, Kv,
-    election::{Candidate, Election, Fence},
+    election::{Candidate, Election, Fence, View},
     session::{Keeper, Session, SessionOptions},
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long a leader that vanished is still taken for one.
@@ -54,6 +56,17 @@ impl Leadership {
     /// The fence, where this replica believes to lead; only the compare in the transaction decides.
     pub fn fence(&self) -> Option<Fence> {
         self.election.fence()
+    }
+
+    /// An item whenever this replica begins or ceases to lead, from now on; now and then one too many.
+    pub fn changes(&self) -> BoxStream<'static, ()> {
+        let mut view = self.election.watch();
+        view.mark_unchanged();
+        let next = |mut view: watch::Receiver<View>| async {
+            view.changed().await.ok()?;
+            Some(((), view))
+        };
+        stream::unfold(view, next).boxed()
     }
 
     /// Where the leader is reached.

@@ -29,7 +29,10 @@ use std::sync::Arc;
 use isocenter_blobs::Blobs;
 use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
 use isocenter_runtime::{metrics::Metrics, task::Tasks};
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_store::{
+    members::Shares,
+    table::{Mirrors, Tables},
+};
 use isocenter_wire::v1::reader_assignment_server::ReaderAssignmentServer;
 use tonic::service::RoutesBuilder;
 
@@ -39,7 +42,7 @@ use crate::{
     leader::{Campaign, Leadership},
     metrics::Meters,
     presence::Presence,
-    reconcile::Cases,
+    reconcile::{Cases, Lead},
     rpc::Rpc,
     view::View,
 };
@@ -55,6 +58,8 @@ pub struct Deps {
     pub tables: Tables,
     /// Their mirrors.
     pub mirrors: Mirrors,
+    /// The shards whose cases this replica looks after. The leader looks after every case besides.
+    pub shares: Shares,
     /// Where report bodies go.
     pub blobs: Blobs,
     /// The process's metrics; this role's are under `reader_assignment`.
@@ -69,6 +74,7 @@ pub struct Deps {
 #[derive(Debug)]
 pub struct Service {
     desk: Arc<Desk>,
+    shares: Shares,
     campaign: Campaign,
     hooks: Hooks,
 }
@@ -79,7 +85,7 @@ impl Service {
     /// # Errors
     /// None today; a configuration that cannot be served will be one.
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
-        let Deps { tables, mirrors, blobs, metrics, tasks, address } = deps;
+        let Deps { tables, mirrors, shares, blobs, metrics, tasks, address } = deps;
         let metrics = metrics.scoped("reader_assignment");
         let presence = Presence::start(Arc::clone(tables.kv()), &tasks);
         let view = View::new(&mirrors, presence);
@@ -88,7 +94,7 @@ impl Service {
         let meters = Meters::new(&metrics);
         let board = Arc::new(Board::default());
         let desk = Desk { config, tables, blobs, view, board, leadership, meters, tasks };
-        Ok(Self { desk: Arc::new(desk), campaign, hooks: Hooks::new(&metrics) })
+        Ok(Self { desk: Arc::new(desk), shares, campaign, hooks: Hooks::new(&metrics) })
     }
 
     /// Adds `isocenter.v1.ReaderAssignment`.
@@ -102,7 +108,7 @@ impl Service {
     /// # Errors
     /// None: what fails is tried again.
     pub async fn run(self) -> Result<(), Error> {
-        let Self { desk, campaign, hooks } = self;
+        let Self { desk, shares, campaign, hooks } = self;
         let tasks = desk.tasks.clone();
         campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
@@ -110,7 +116,8 @@ impl Service {
         let queue = Queue::new(Arc::clone(desk.tables.clock()));
         let cases = Arc::new(Cases(Arc::clone(&desk)));
         let feed = Feed::new("cases");
-        tasks.background("case feed", feed.run(cases.clone(), queue.clone(), tasks.token()));
+        let share = Arc::new(Lead { shares, desk: Arc::clone(&desk) });
+        tasks.background("case feed", feed.run(cases.clone(), share, queue.clone(), tasks.token()));
         let runner = Runner::new(Options::new("cases"), hooks);
         tasks.background("case runner", runner.run(queue, cases, tasks.token()));
         tasks.token().cancelled().await;

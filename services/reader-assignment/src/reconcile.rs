@@ -2,19 +2,22 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
     Time,
     id::ReadId,
-    key::{CaseKey, ReadKey},
+    key::{self, CaseKey, ReadKey},
     record::{
         case::Case,
         read::{Read, ReadEvent},
     },
 };
-use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
+use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler, Share};
 use isocenter_runtime::telemetry;
-use isocenter_store::table::{Cause, Stored, owner_range};
+use isocenter_store::{
+    members::Shares,
+    table::{Cause, Stored, owner_range},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -42,6 +45,28 @@ impl KeySource for Cases {
     async fn changes(&self) -> Result<BoxStream<'static, CaseKey>, Failed> {
         self.0.view.synced().await;
         Ok(self.0.view.changes())
+    }
+
+    fn shard(&self, key: &CaseKey) -> u8 {
+        key::shard_of(key)
+    }
+}
+
+/// A replica's own share, and every case besides while it leads: only the leader may take a missing sign of life for
+/// absence.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub shares: Shares,
+    pub desk: Arc<Desk>,
+}
+
+impl Share for Lead {
+    fn owns(&self, shard: u8) -> bool {
+        self.shares.owns(shard) || self.desk.leadership.fence().is_some()
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        stream::select(self.shares.changes(), self.desk.leadership.changes()).boxed()
     }
 }
 
@@ -159,6 +184,18 @@ impl Desk {
     pub(crate) fn stuck(&self, now: Time) -> usize {
         let reads = self.view.reads.all();
         reads.iter().filter(|read| self.is_stuck(read, now)).count()
+    }
+
+    /// First reads that are not signed and past the deadline of their class.
+    pub(crate) fn overdue(&self, now: Time) -> usize {
+        use isocenter_domain::record::read::{ReadKind, ReadState};
+        let late = |read: &Stored<Read>| {
+            let case = self.view.cases.get(&crate::view::case_key(&read.key));
+            case.is_some_and(|case| case.record.due_at() < now)
+        };
+        let first = |read: &Stored<Read>| read.record.kind == ReadKind::Primary;
+        let open = |read: &Stored<Read>| !matches!(read.record.state, ReadState::Signed { .. });
+        self.view.reads.all().iter().filter(|read| first(read) && open(read) && late(read)).count()
     }
 
     fn is_stuck(&self, read: &Stored<Read>, now: Time) -> bool {

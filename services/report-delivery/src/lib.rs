@@ -7,6 +7,7 @@
 //! - On a lane (one accession, one destination) at most one message is under way, and a correction never leaves before
 //!   the report it corrects is accepted. A dead letter holds its lane until a person replays it.
 //! - A destination that does not answer holds up its own reports only.
+//! - A destination of gRPC fetches its reports: each comes until the receiver acknowledges it, to one stream at a time.
 
 mod config;
 mod error;
@@ -25,7 +26,10 @@ use isocenter_domain::{
 };
 use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner};
 use isocenter_runtime::task::Tasks;
-use isocenter_store::table::{Mirror, Mirrors, Tables};
+use isocenter_store::{
+    members::Shares,
+    table::{Mirror, Mirrors, Tables},
+};
 use isocenter_wire::v1::report_delivery_server::ReportDeliveryServer;
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +37,13 @@ pub use crate::{config::Config, error::Error};
 use crate::{
     metrics::Metrics,
     reconcile::{
+        book::Book,
         cases::{CaseMirrors, CaseSource, Cases},
         gate::Gate,
         lanes::Lanes,
+        send::Preparer,
     },
+    rpc::watch::Watches,
 };
 
 /// Lanes that send at a time, over all destinations: with four for each destination, fifteen may be dead and the
@@ -53,10 +60,14 @@ pub struct Deps {
     pub tables: Tables,
     /// Their caches.
     pub mirrors: Mirrors,
+    /// The shards that this process works on.
+    pub shares: Shares,
     /// Report bodies and manifests.
     pub blobs: Blobs,
     /// Where its metrics are registered, once in a process.
     pub metrics: isocenter_runtime::metrics::Metrics,
+    /// Our side of TLS, where destinations are reached by MLLP over it.
+    pub tls: Option<isocenter_runtime::tls::Client>,
     /// Ends it.
     pub tasks: Tasks,
 }
@@ -83,11 +94,13 @@ struct Control<K> {
     queue: Queue<K>,
     reconciler: Arc<dyn Reconciler<Key = K>>,
     source: Arc<dyn KeySource<Key = K>>,
+    shares: Shares,
 }
 
 impl<K: Key> Control<K> {
     async fn run(self, hooks: &Hooks, ended: &CancellationToken) {
-        let feed = Feed::new(self.options.name).run(self.source, self.queue.clone(), ended.clone());
+        let feed = Feed::new(self.options.name);
+        let feed = feed.run(self.source, Arc::new(self.shares), self.queue.clone(), ended.clone());
         let runner = Runner::new(self.options, hooks.clone()).run(self.queue, self.reconciler, ended.clone());
         tokio::join!(feed, runner);
     }
@@ -115,21 +128,34 @@ impl Service {
             options: Options::new("deliveries"),
             queue: Queue::new(Arc::clone(clock)),
             source: Arc::new(CaseSource(mirrors.clone())),
+            shares: deps.shares.clone(),
             reconciler: Arc::new(Cases { tables: deps.tables.clone(), mirrors, metrics: metrics.clone() }),
         };
         let queue = Queue::new(Arc::clone(clock));
+        let book =
+            Book { tables: deps.tables.clone(), schedule: config.schedule(), metrics: metrics.clone() };
+        let preparer = Arc::new(Preparer {
+            tables: deps.tables.clone(),
+            registry: deps.mirrors.of(),
+            blobs: deps.blobs,
+            tls: deps.tls,
+        });
+        let gate = Gate::new(queue.clone());
         let (reconciler, source) =
-            Lanes::new(&deps, Gate::new(queue.clone()), config.clone(), metrics.clone());
+            Lanes::new(&deps.mirrors, book.clone(), Arc::clone(&preparer), gate, config.clone());
         // A claim, and a minute for store and blobs.
         let deadline = config.claim().saturating_add(Duration::from_secs(60));
         let options = Options { concurrency: SENDERS, deadline, ..Options::new("lanes") };
-        let lanes = Control { options, queue, reconciler: Arc::new(reconciler), source: Arc::new(source) };
-        let deliveries = deps.mirrors.of();
+        let (reconciler, source) = (Arc::new(reconciler), Arc::new(source));
+        let lanes = Control { options, queue, reconciler, source, shares: deps.shares };
+        let deliveries: Mirror<Delivery> = deps.mirrors.of();
         let ended = deps.tasks.token();
+        let within = config.acknowledge_within.0;
+        let watches = Watches::new(book, preparer, deliveries.clone(), within, deps.tasks);
         Ok(Self {
             cases,
             lanes,
-            rpc: rpc::Rpc::new(deps.tables.clone(), deps.mirrors.of()),
+            rpc: rpc::Rpc::new(watches),
             gauges: Gauges { deliveries, config, metrics, tables: deps.tables },
             ended,
         })

@@ -22,7 +22,10 @@ use isocenter_blobs::Blobs;
 use isocenter_domain::key::StudyKey;
 use isocenter_reconcile::{Feed, Options, Queue, Runner};
 use isocenter_runtime::{secret::Secret, task::Tasks};
-use isocenter_store::table::{Mirrors, Tables};
+use isocenter_store::{
+    members::Shares,
+    table::{Mirrors, Tables},
+};
 use isocenter_wire::v1::{registry_server::RegistryServer, routing_server::RoutingServer};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +44,8 @@ pub struct Deps {
     pub tables: Tables,
     /// Their caches.
     pub mirrors: Mirrors,
+    /// The shards that this process works on.
+    pub shares: Shares,
     /// Manifests and policy texts.
     pub blobs: Blobs,
     /// Where its metrics are registered, once in a process.
@@ -56,6 +61,7 @@ pub struct Service {
     queue: Queue<StudyKey>,
     studies: Arc<Studies>,
     source: Arc<StudySource>,
+    shares: Shares,
     routing: RoutingRpc,
     registry: RegistryRpc,
     metrics: Metrics,
@@ -75,13 +81,14 @@ impl Service {
     /// None so far: there is nothing to set.
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
         let Config {} = config;
-        let Deps { tables, mirrors, blobs, metrics, tasks, secret } = deps;
+        let Deps { tables, mirrors, shares, blobs, metrics, tasks, secret } = deps;
         let metrics = Metrics::new(&metrics);
         let mirrors = StudyMirrors::new(&mirrors);
         let policies = Arc::new(Policies::new(tables.clone(), blobs.clone(), metrics.clone()));
         Ok(Self {
             queue: Queue::new(Arc::clone(tables.clock())),
             source: Arc::new(StudySource(mirrors.clone())),
+            shares,
             routing: RoutingRpc::new(tables.clone(), blobs.clone(), Arc::clone(&policies)),
             registry: RegistryRpc::new(tables.clone()),
             studies: Arc::new(Studies { tables, mirrors, blobs, secret, policies, metrics: metrics.clone() }),
@@ -101,10 +108,10 @@ impl Service {
     /// # Errors
     /// None so far: whatever fails is tried again.
     pub async fn run(self) -> Result<(), Error> {
-        let Self { queue, studies, source, metrics, ended, .. } = self;
+        let Self { queue, studies, source, shares, metrics, ended, .. } = self;
         let runner = Runner::new(Options::new("studies"), metrics.hooks);
         tokio::join!(
-            Feed::new("studies").run(source, queue.clone(), ended.clone()),
+            Feed::new("studies").run(source, Arc::new(shares), queue.clone(), ended.clone()),
             runner.run(queue, studies, ended),
         );
         Ok(())

@@ -8,7 +8,7 @@ use isocenter_domain::{
     Kind, Kinded as _,
     document::{Images, Manifest},
     id::CaseId,
-    key::{CaseKey, PlanKey, StudyKey},
+    key::{self, CaseKey, PlanKey, StudyKey},
     record::{
         case::{Case, CaseEvent},
         plan::Plan,
@@ -176,6 +176,10 @@ impl KeySource for StudySource {
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
         Ok(self.0.studies.changes())
+    }
+
+    fn shard(&self, key: &StudyKey) -> u8 {
+        key::shard_of(key)
     }
 }
 

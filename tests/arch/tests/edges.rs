@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("assign", &["domain"]),
     ("wire", &["domain"]),
     ("runtime", &["domain"]),
-    ("store", &["domain", "wire", "runtime"]),
+    // Reconcile's trait of shards is implemented by the store's membership.
+    ("store", &["domain", "wire", "runtime", "reconcile"]),
     // Generic over its source of keys, so that it never learns what a store is.
     ("reconcile", &["domain", "runtime"]),
     ("blobs", &["domain", "runtime"]),

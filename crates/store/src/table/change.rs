@@ -1,7 +1,7 @@
 //! One change: compares, puts, events, and one transaction.
 
 use isocenter_domain::{Time, document::Event, key::RecordKey};
-use isocenter_wire::record::{self as wire, Head, LEVEL, Stored as Storable};
+use isocenter_wire::record::{self as wire, Head, Stored as Storable};
 
 use super::{Stored, TableError, Tables, store_key};
 use crate::{Compare, Error, Key, Op, Range, Revision, Txn};
@@ -57,7 +57,7 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     pub(super) fn new(tables: &'a Tables, cause: Cause) -> Self {
         let now = tables.clock().now();
-        Self { tables, cause, now, compare: vec![tables.epoch.clone()], ops: Vec::new(), anchor: None }
+        Self { tables, cause, now, compare: vec![tables.epoch()], ops: Vec::new(), anchor: None }
     }
 
     /// The time that this change bears; use it for the transition too.
@@ -83,7 +83,7 @@ impl<'a> Change<'a> {
         let stored = store_key(key);
         self.compare.push(Compare::absent(&stored));
         let head = Head {
-            level: LEVEL,
+            level: self.tables.level(),
             seq: last_seq + 1,
             op_id: self.cause.op_id.clone(),
             created_at: self.now,
@@ -99,7 +99,7 @@ impl<'a> Change<'a> {
         let key = store_key(&current.key);
         self.compare.push(Compare::unchanged(&key, current.mod_revision));
         let head = Head {
-            level: LEVEL,
+            level: self.tables.level().max(current.head.level),
             seq: current.head.seq + 1,
             op_id: self.cause.op_id.clone(),
             updated_at: self.now.max(current.head.updated_at),

@@ -147,8 +147,9 @@ impl Mirrors {
         let mirror = started.entry(R::Key::KIND).or_insert_with(|| {
             let options = ReflectorOptions::new(kind_range(R::Key::KIND));
             let kv = Arc::clone(self.tables.kv());
-            let (reflector, mirror) =
-                Reflector::new(kv, options, |kv| decoded::<R>(kv).map(Arc::new).map_err(|e| why(&e)));
+            let ours = self.tables.known_level();
+            let decode = move |kv: &_| decoded::<R>(kv, ours).map(Arc::new).map_err(|e| why(&e));
+            let (reflector, mirror) = Reflector::new(kv, options, decode);
             self.tasks.background("reflector", reflector.run(self.tasks.token()));
             Arc::new(Mirror(mirror))
         });

@@ -69,12 +69,17 @@ pub fn encode<R: Stored>(head: &Head, record: &R) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// The record in `bytes`; refused where it is damaged, of another kind, or of a level above ours.
+/// The record in `bytes`; refused where it is damaged, of another kind, or of a level above this build's.
 pub fn decode<R: Stored>(bytes: &[u8]) -> Result<(Head, R), Undecodable> {
+    decode_at(bytes, LEVEL)
+}
+
+/// As [`decode`], for a process that knows the levels up to `ours`.
+pub fn decode_at<R: Stored>(bytes: &[u8], ours: u32) -> Result<(Head, R), Undecodable> {
     let record = message(bytes)?;
     let head = head(&record);
-    if head.level > LEVEL {
-        return Err(Undecodable::FromTheFuture { level: head.level, ours: LEVEL });
+    if head.level > ours {
+        return Err(Undecodable::FromTheFuture { level: head.level, ours });
     }
     let body = record.body.ok_or_else(|| Undecodable::Damaged("record has no body".into()))?;
     Ok((head, R::from_body(Body(body))?))

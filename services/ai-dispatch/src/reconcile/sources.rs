@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
-    key::{AiTaskKey, PlanKey, StudyKey},
+    key::{self, AiTaskKey, PlanKey, StudyKey},
     record::{ai_task::AiTask, plan::Plan, study::Study},
 };
 use isocenter_reconcile::{Failed, KeySource};
@@ -48,6 +48,10 @@ impl KeySource for StudySource {
         let both = stream::select(studies, plans).take_while(|key| std::future::ready(key.is_some()));
         Ok(both.filter_map(std::future::ready).boxed())
     }
+
+    fn shard(&self, key: &StudyKey) -> u8 {
+        key::shard_of(key)
+    }
 }
 
 fn of_plan(key: &PlanKey) -> StudyKey {
@@ -75,5 +79,9 @@ impl KeySource for TaskSource {
 
     async fn changes(&self) -> Result<BoxStream<'static, AiTaskKey>, Failed> {
         Ok(self.0.changes())
+    }
+
+    fn shard(&self, key: &AiTaskKey) -> u8 {
+        key::shard_of(key)
     }
 }

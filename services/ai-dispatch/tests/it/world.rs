@@ -6,6 +6,7 @@ use isocenter_ai_dispatch::{Config, Deps, Service};
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
     Time,
+    access::{Principal, Role},
     document::{Images, Instance, Manifest, Series},
     id::{AiServiceId, CaseId, ReadId, TenantId},
     key::{AiTaskKey, PlanKey, ReadKey, RegistryItem, RegistryKey, StudyKey},
@@ -22,6 +23,7 @@ use isocenter_runtime::{clock, config::Period, metrics::Metrics, secret::Secret,
 use isocenter_store::{
     Kv,
     embedded::{Embedded, EmbeddedOptions},
+    members::Shares,
     table::{Cause, Mirrors, Stored, Tables},
 };
 use isocenter_testkit::wait_for;
@@ -131,6 +133,7 @@ impl World {
         let deps = Deps {
             tables: self.tables.clone(),
             mirrors: Mirrors::new(self.tables.clone(), &tasks),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
@@ -140,8 +143,13 @@ impl World {
         let service = Service::build(config, deps).unwrap();
         let mut routes = tonic::service::RoutesBuilder::default();
         service.routes(&mut routes);
-        let (server, ended) =
-            (tonic::transport::Server::builder().add_routes(routes.routes()), tasks.token());
+        let identity = Principal { subject: "dev".into(), tenant: tenant(), role: Role::Developer };
+        let principal = tonic::service::InterceptorLayer::new(move |mut request: tonic::Request<()>| {
+            request.extensions_mut().insert(identity.clone());
+            Ok(request)
+        });
+        let server = tonic::transport::Server::builder().layer(principal).add_routes(routes.routes());
+        let ended = tasks.token();
         tasks.background("server", async move {
             tokio::select! {
                 served = server.serve_with_incoming(TcpListenerStream::new(listener)) => served.unwrap(),

@@ -1,20 +1,21 @@
 //! From the outbox to the journal to the records, shard by shard, in the order of keys.
 //!
-//! Each step may be repeated: a crash anywhere journals the same events again at worst. An outbox entry goes only after
-//! its event is in the journal and in the records.
+//! Each step may be repeated: a crash anywhere journals the same events again at worst. An outbox entry goes only after its
+//! event is in the journal, and in the records, or, while they do not serve, its journal object is noted in the store as not
+//! yet applied. So no journal object is ever forgotten, and the store does not fill while the records are away.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
-use isocenter_blobs::{Blobs, path};
+use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
-    Time,
+    Kind, Kinded as _, Time,
     document::{Event, JournalEntry},
     refs::Digest,
 };
 use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
-use isocenter_runtime::random;
+use isocenter_runtime::{random, task::chain};
 use isocenter_store::{
     Compare, Event as Change, Key, KeyValue, Kv, Op, Page, Range, Revision, Txn, WatchItem,
     table::{Tables, parse_outbox_key},
@@ -24,8 +25,14 @@ use isocenter_wire::{
     record::{self as wire, LEVEL},
 };
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Error, metrics::Metrics, records::Records};
+use super::close::undecodable;
+use crate::{
+    Error,
+    metrics::Metrics,
+    records::{Records, Serving},
+};
 
 /// Events in one journal object: at the bound of a value each, a MiB; typically a tenth of that.
 const BATCH: usize = 256;
@@ -35,6 +42,13 @@ const OPS: usize = 120;
 
 /// Events counted for the gauge of the outbox's depth.
 const COUNTED: usize = 10_000;
+
+/// What is journaled and not yet in the records: `journaled/{shard}/{name of the journal object}`, its value the object's
+/// whole name. Empty while the records serve.
+pub(crate) const JOURNALED: &str = "journaled/";
+
+/// How often it is looked for: what was noted for a passing reason, or by a process that is gone.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Shards there are, for ever.
 const SHARDS: usize = 256;
@@ -101,8 +115,12 @@ impl Drainer {
         loop {
             let batch = self.collect(shard, after.take()).await?;
             if !batch.entries.is_empty() {
-                self.timed("journal", self.journal(shard, &batch)).await?;
-                self.timed("apply", self.apply(&batch)).await?;
+                let object = self.timed("journal", self.journal(shard, &batch)).await?;
+                if let Err(e) = self.timed("apply", self.apply(&object, &batch)).await {
+                    // Whatever it is, the journal goes on.
+                    tracing::debug!(error = %chain(&e), "a journal object is not applied yet");
+                    self.timed("note", self.note(shard, &object)).await?;
+                }
                 self.timed("delete", self.delete(&batch)).await?;
                 drained += batch.entries.len();
             }
@@ -175,8 +193,8 @@ impl Drainer {
     /// Writes the journal object. Its name is of this process and this batch, so that the same batch tried again is not
     /// journaled twice; where the first try was with older values, those are as good: each newer value has an event of
     /// its own still to come.
-    pub async fn journal(&self, shard: u8, batch: &Batch) -> Result<(), Error> {
-        let Some(first) = batch.entries.iter().map(|entry| entry.event.at).min() else { return Ok(()) };
+    pub async fn journal(&self, shard: u8, batch: &Batch) -> Result<BlobPath, Error> {
+        let first = batch.entries.iter().map(|entry| entry.event.at).min().unwrap_or_default();
         let mut name = self.process.to_vec();
         for (key, revision) in &batch.outbox {
             name.extend_from_slice(key.as_str().as_bytes());
@@ -192,18 +210,92 @@ impl Drainer {
                 self.metrics.journal_objects.inc();
                 self.metrics.journal_bytes.inc_by(size);
                 self.metrics.journal_events.inc_by(u64::try_from(batch.entries.len()).unwrap_or(u64::MAX));
-                Ok(())
+                Ok(path)
             }
-            Err(isocenter_blobs::Error::AlreadyExists(_)) => Ok(()),
+            Err(isocenter_blobs::Error::AlreadyExists(_)) => Ok(path),
             Err(e) => Err(e.into()),
         }
     }
 
-    pub async fn apply(&self, batch: &Batch) -> Result<(), Error> {
-        let applied = self.records.apply(&self.blobs, &batch.entries).await?;
+    pub async fn apply(&self, object: &BlobPath, batch: &Batch) -> Result<(), Error> {
+        let applied = self.records.apply(&self.blobs, object, &batch.entries).await?;
         self.metrics.forks.inc_by(applied.forks);
         self.metrics.undecodable.inc_by(applied.undecodable);
         Ok(())
+    }
+
+    /// Notes in the store that a journal object is still to be applied.
+    pub async fn note(&self, shard: u8, object: &BlobPath) -> Result<(), Error> {
+        let key = Key::new(format!("{JOURNALED}{shard:02x}/{}", object.file_name()))?;
+        self.tables.kv().txn(Txn::always(vec![Op::put(&key, object.as_str().to_owned())])).await?;
+        Ok(())
+    }
+
+    /// Applies what was noted, in the order of each shard's objects, and forgets it. Returns how many objects that was.
+    ///
+    /// An object that cannot be applied now is tried again at the next call; those after it are applied all the same, since
+    /// each record goes only upward.
+    ///
+    /// # Errors
+    /// [`Error::Unserved`] and the like where the records do not serve; what is left stays noted.
+    pub async fn catch_up(&self) -> Result<u64, Error> {
+        let range = Range::prefix(JOURNALED)?;
+        let (mut applied, mut left, mut after) = (0, 0_i64, None);
+        loop {
+            let page = self.tables.kv().list(&range, Page { limit: BATCH, after, at: None }).await?;
+            for noted in &page.items {
+                match self.applied(noted).await {
+                    Ok(()) => applied += 1,
+                    Err(e) if e.kind() == Kind::Unavailable => {
+                        self.metrics
+                            .unapplied
+                            .set(left + i64::try_from(page.items.len()).unwrap_or(i64::MAX));
+                        return Err(e);
+                    }
+                    Err(e) => {
+                        left += 1;
+                        tracing::error!(key = %noted.key, error = %chain(&e), "a journal object cannot be applied");
+                    }
+                }
+            }
+            after = page.items.last().map(|kv| kv.key.clone());
+            if !page.more {
+                self.metrics.unapplied.set(left);
+                return Ok(applied);
+            }
+        }
+    }
+
+    async fn applied(&self, noted: &KeyValue) -> Result<(), Error> {
+        let name = String::from_utf8_lossy(&noted.value);
+        let object = BlobPath::parse(&name)?;
+        let bytes = self.blobs.get(&object).await?;
+        let entries = Vec::<JournalEntry>::decode(&bytes).map_err(undecodable("a journal object"))?;
+        self.apply(&object, &Batch { entries, ..Batch::default() }).await?;
+        self.tables.kv().txn(Txn::always(vec![Op::delete(&noted.key)])).await?;
+        Ok(())
+    }
+
+    /// Catches up whenever the records serve, until `ended`.
+    pub async fn follow(&self, ended: CancellationToken) {
+        let mut serving = self.records.watch();
+        loop {
+            if *serving.borrow_and_update() == Serving::Yes {
+                match self.catch_up().await {
+                    Ok(0) => {}
+                    Ok(objects) => tracing::info!(objects, "the records caught up with the journal"),
+                    Err(e) => {
+                        tracing::warn!(error = %chain(&e), "the records have not caught up with the journal")
+                    }
+                }
+            }
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = tokio::time::sleep(FOLLOW) => {}
+                // The sender lives as long as this drainer's records.
+                _ = serving.changed() => {}
+            }
+        }
     }
 
     /// Deletes exactly the outbox entries that were journaled. Where another process was first, each is tried alone.
@@ -284,6 +376,10 @@ impl KeySource for Outbox {
             futures::stream::iter(events.into_iter().filter_map(put).collect::<Vec<_>>())
         });
         Ok(shards.boxed())
+    }
+
+    fn shard(&self, shard: &u8) -> u8 {
+        *shard
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
     id::{CaseId, TenantId},
-    key::{CaseKey, RecordKey, StudyKey},
+    key::{self, CaseKey, RecordKey, StudyKey},
     record::{
         Record, ai_task::AiTask, case::Case, delivery::Delivery, intake::Intake, plan::Plan, read::Read,
         study::Study,
@@ -45,6 +45,10 @@ impl KeySource for Live {
         ];
         Ok(until_one_ends(changes))
     }
+
+    fn shard(&self, key: &StudyKey) -> u8 {
+        key::shard_of(key)
+    }
 }
 
 /// Studies of which something was received and that are not live, for the reopener.
@@ -69,6 +73,10 @@ impl KeySource for Received {
         // Not filtered by what the mirror says of the study: it may not have seen yet that the study was closed.
         let wakes = wakes::<Intake>(&self.0, |k| Some(StudyKey { tenant: k.tenant, study: k.study }));
         Ok(until_one_ends(vec![wakes]))
+    }
+
+    fn shard(&self, key: &StudyKey) -> u8 {
+        key::shard_of(key)
     }
 }
 

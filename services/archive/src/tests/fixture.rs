@@ -31,6 +31,7 @@ use isocenter_store::{
     Kv,
     embedded::{Embedded, EmbeddedOptions},
     kv,
+    members::Shares,
     table::{Cause, Mirrors, Stored, Tables},
 };
 use isocenter_wire::{document::Stored as _, record::Stored as Storable};
@@ -94,6 +95,7 @@ impl Fixture {
         Deps {
             tables: self.tables.clone(),
             mirrors: self.mirrors.clone(),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             records: self.records.clone(),
             metrics: isocenter_runtime::metrics::Metrics::new(),

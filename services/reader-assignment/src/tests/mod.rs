@@ -33,6 +33,7 @@ use isocenter_store::{
     Kv, Op, Txn,
     embedded::{Embedded, EmbeddedOptions},
     faulty::{Faults, FaultyStore},
+    members::Shares,
     table::{Cause, Mirrors, Stored, Tables},
 };
 use isocenter_testkit::{NoSyncFs, wait_for};
@@ -162,6 +163,7 @@ impl World {
         let deps = Deps {
             tables,
             mirrors,
+            shares: Shares::all(),
             blobs: isocenter_blobs::Blobs::open(self.folder.path().join("blobs").to_str().unwrap()).unwrap(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),

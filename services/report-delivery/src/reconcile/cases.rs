@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
-    key::{CaseKey, DeliveryKey, ReportKey},
+    key::{self, CaseKey, DeliveryKey, ReportKey},
     record::{
         case::{Case, CaseState},
         delivery::Delivery,
@@ -133,6 +133,10 @@ impl KeySource for CaseSource {
         // The end of either is the end of both: what one has missed has to be listed.
         let both = stream::select(cases, reports).take_while(|key| std::future::ready(key.is_some()));
         Ok(both.filter_map(std::future::ready).boxed())
+    }
+
+    fn shard(&self, key: &CaseKey) -> u8 {
+        key::shard_of(key)
     }
 }
 

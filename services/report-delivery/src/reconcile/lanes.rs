@@ -3,101 +3,69 @@
 //! A free lane has no record: the record is made by the claim, in one transaction with the delivery's, and removed by the
 //! transaction that says how the attempt ended. So lanes do not pile up with the accessions of years.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
-    Time,
-    key::{DeliveryKey, LaneKey},
+    key::{self, DeliveryKey, LaneKey, RegistryItem, RegistryKey},
     record::{
-        delivery::{Delivery, DeliveryEvent, DeliveryState, Lane},
-        registry::Entry,
+        delivery::{Delivery, DeliveryEvent},
+        registry::{Entry, Via},
     },
 };
 use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
 use isocenter_runtime::telemetry::trace;
-use isocenter_store::{
-    Revision,
-    table::{Cause, Change, Mirror, Stored, Tables, owner_range},
-};
+use isocenter_store::table::{Cause, Mirror, Mirrors, Stored};
 use tracing::Instrument as _;
 
 use super::{
     ACTOR,
+    book::{Book, Loaded},
     gate::Gate,
     index::Index,
     send::{Preparer, Ready, exchange},
 };
 use crate::{
     Config, Error,
-    metrics::Metrics,
     plan::{self, Ended, Next},
 };
 
-/// How many deliveries of a lane are looked at for the first: one, and some that the index still holds though they are
-/// accepted. More than one case on a lane is rare, so this is most often a single read.
-const HEADS: usize = 4;
-
 pub(crate) struct Lanes {
-    tables: Tables,
-    preparer: Preparer,
+    book: Book,
+    preparer: Arc<Preparer>,
     index: Arc<Index>,
     gate: Gate,
     config: Config,
-    metrics: Metrics,
-}
-
-/// A lane as the store has it.
-struct Loaded {
-    lane: Option<Stored<Lane>>,
-    deliveries: Vec<Stored<Delivery>>,
-    /// No later than which all of it was read.
-    at: Revision,
-}
-
-/// A claim that this process holds.
-struct Claim {
-    key: DeliveryKey,
-    /// The claim's own transaction: whatever came after it has ended the claim.
-    revision: Revision,
 }
 
 impl Lanes {
-    pub fn new(deps: &crate::Deps, gate: Gate, config: Config, metrics: Metrics) -> (Self, LaneSource) {
-        let registry = deps.mirrors.of();
+    pub fn new(
+        mirrors: &Mirrors,
+        book: Book,
+        preparer: Arc<Preparer>,
+        gate: Gate,
+        config: Config,
+    ) -> (Self, LaneSource) {
         let index = Arc::new(Index::default());
-        let source = LaneSource {
-            deliveries: deps.mirrors.of(),
-            registry: deps.mirrors.of(),
-            index: Arc::clone(&index),
-        };
-        let preparer = Preparer { tables: deps.tables.clone(), registry, blobs: deps.blobs.clone() };
-        (Self { tables: deps.tables.clone(), preparer, index, gate, config, metrics }, source)
-    }
-
-    async fn load(&self, lane: &LaneKey) -> Result<Loaded, Error> {
-        let stored = self.tables.load::<Lane>(lane).await?;
-        let mut cases = self.index.first_cases(lane, HEADS);
-        let in_flight = stored.as_ref().and_then(|lane| lane.record.in_flight.as_ref());
-        cases.extend(in_flight.map(|key| key.report.read.case.clone()));
-        let (mut deliveries, mut at) = (Vec::new(), Revision(0));
-        for case in cases {
-            let id = case.as_str();
-            // All deliveries of the case, not those that the index knows: none may be overtaken.
-            let range = owner_range::<DeliveryKey>(&lane.tenant, id, &[id]);
-            let (found, revision) = self.tables.list::<Delivery>(&range).await?;
-            deliveries.extend(found.into_iter().filter(|d| plan::lane_of(&d.key, &d.record) == *lane));
-            at = at.max(revision);
-        }
-        Ok(Loaded { lane: stored, deliveries, at })
+        let (deliveries, registry) = (mirrors.of(), mirrors.of());
+        let source = LaneSource { deliveries, registry, index: Arc::clone(&index) };
+        (Self { book, preparer, index, gate, config }, source)
     }
 
     async fn step(&self, lane: &LaneKey) -> Result<Outcome, Error> {
-        let loaded = self.load(lane).await?;
-        let now = self.tables.clock().now();
-        let known: Vec<_> = loaded.deliveries.iter().map(|d| (&d.key, &d.record)).collect();
-        let held = loaded.lane.as_ref().map(|lane| &lane.record);
-        let next = plan::next(&known, held, &self.config.schedule(), now);
+        let mut loaded = self.book.load(&self.index, lane).await?;
+        let (schedule, now) = (&self.book.schedule, self.book.tables.clock().now());
+        let to = self.preparer.destination(&lane.tenant, &lane.destination);
+        if let Some(to) = &to {
+            // What failed before the destination was registered or changed may succeed now. Revisions are compared, and not
+            // times: those of two machines differ.
+            let before = loaded.deliveries.iter_mut().filter(|d| d.mod_revision < to.changed);
+            before.for_each(|d| plan::hasten(&mut d.record, now));
+        }
+        let mut next = loaded.next(schedule, now);
+        if let (Next::Send(key), Some(Via::Grpc)) = (&next, to.as_ref().map(|to| &to.destination.via)) {
+            next = plan::unfetched(key, &loaded.find(key)?.record, schedule, now);
+        }
         if !matches!(next, Next::Send(_)) {
             self.gate.decline(lane);
         }
@@ -110,21 +78,15 @@ impl Lanes {
                 self.send(lane, &loaded, &key).await?;
             }
             Next::Lapse(key) => {
-                self.end(&loaded, &key, DeliveryEvent::Lapsed).await?;
-                self.metrics.outcomes.with_label_values(&["lapsed"]).inc();
+                self.book.end(&loaded, &key, DeliveryEvent::Lapsed).await?;
             }
             Next::DeadLetter(key, reason) => {
-                let outcome = self.end(&loaded, &key, DeliveryEvent::Refused { reason }).await?;
-                self.metrics.outcomes.with_label_values(&[outcome]).inc();
+                self.book.end(&loaded, &key, DeliveryEvent::Refused { reason }).await?;
             }
-            Next::Free => {
-                let mut change = self.tables.change(Cause::role(ACTOR));
-                free(&mut change, loaded.lane.as_ref(), None);
-                change.commit().await?;
-            }
+            Next::Free => self.book.free(&loaded).await?,
         }
         // What follows is decided from what is there then.
-        Ok(Outcome::At(self.tables.clock().now()))
+        Ok(Outcome::At(self.book.tables.clock().now()))
     }
 
     async fn send(&self, lane: &LaneKey, loaded: &Loaded, key: &DeliveryKey) -> Result<(), Error> {
@@ -140,7 +102,6 @@ impl Lanes {
         );
         let outcome = self.attempt(lane, loaded, delivery).instrument(span.clone()).await?;
         span.record("outcome", outcome);
-        self.metrics.outcomes.with_label_values(&[outcome]).inc();
         Ok(())
     }
 
@@ -153,120 +114,32 @@ impl Lanes {
         delivery: &Stored<Delivery>,
     ) -> Result<&'static str, Error> {
         let (key, message_id) = (&delivery.key, &delivery.record.message_id);
-        let message = match self.preparer.prepare(key, &delivery.record).await? {
-            Ready::Message { text, address } => Ok((text, address)),
+        let message = match self.preparer.message(key, &delivery.record).await? {
+            Ready::It(message) => Ok(message),
             Ready::NotNow(error) => Err(error),
             Ready::Never(reason) => {
-                return self.end(loaded, key, DeliveryEvent::Refused { reason }).await;
+                return self.book.end(loaded, key, DeliveryEvent::Refused { reason }).await;
             }
         };
-        let clock = self.tables.clock();
+        let clock = self.book.tables.clock();
         let began = clock.monotonic();
-        let claim = self.claim(lane, loaded, delivery).await?;
+        let cause = Cause::role(ACTOR);
+        let (claim, _) = self.book.claim(lane, loaded, delivery, self.config.claim(), cause).await?;
         let ended = match message {
-            Ok((text, address)) => {
+            Ok(message) => {
                 let spent = clock.monotonic().saturating_duration_since(began);
                 let (wait, left) =
                     (self.config.hl7_ack_timeout.0, self.config.attempt().saturating_sub(spent));
-                exchange(&text, &address, message_id, wait, left).await
+                exchange(&message, message_id, wait, left).await
             }
             Err(error) => Ended::NotNow(error),
         };
         let took = clock.monotonic().saturating_duration_since(began);
-        let outcome = self.settle(lane, &claim, ended).await?;
-        self.metrics.answers.with_label_values(&[outcome]).observe(took.as_secs_f64());
+        let schedule = &self.book.schedule;
+        let outcome = self.book.settle(&claim, |d, now| plan::after(d, ended, schedule, now)).await?;
+        self.book.metrics.outcomes.with_label_values(&[outcome]).inc();
+        self.book.metrics.answers.with_label_values(&[outcome]).observe(took.as_secs_f64());
         Ok(outcome)
-    }
-
-    /// Takes lane and delivery in one transaction. Only one sender can.
-    async fn claim(
-        &self,
-        key: &LaneKey,
-        loaded: &Loaded,
-        delivery: &Stored<Delivery>,
-    ) -> Result<Claim, Error> {
-        let mut change = self.tables.change(Cause::role(ACTOR));
-        let now = change.now();
-        let until = now.plus(self.config.claim());
-        let (sent, _) = delivery.record.clone().transition(DeliveryEvent::Claimed { until }, now)?;
-        change.update(delivery, &sent, DeliveryEvent::Claimed { until }.name());
-        let taken = Lane { in_flight: Some(delivery.key.clone()) };
-        match &loaded.lane {
-            Some(lane) => change.update(lane, &taken, "occupied"),
-            // A record's change counter is never above the store's revision: counting on from there, a lane that is
-            // made again goes on above where it ended.
-            None => change.create_after(key, &taken, "occupied", &delivery.head.trace, loaded.at.0),
-        }
-        let revision = change.commit().await?;
-        Ok(Claim { key: delivery.key.clone(), revision })
-    }
-
-    /// Writes how a claimed attempt ended, and frees the lane.
-    async fn settle(&self, lane: &LaneKey, claim: &Claim, ended: Ended) -> Result<&'static str, Error> {
-        let stored = self.tables.load::<Lane>(lane).await?;
-        let delivery = self.tables.load::<Delivery>(&claim.key).await?;
-        let Some(delivery) = delivery.filter(|d| d.mod_revision == claim.revision) else {
-            // The claim lapsed before the answer. Whoever sends it next uses the same message id.
-            return Ok("overtaken");
-        };
-        let mut change = self.tables.change(Cause::role(ACTOR));
-        let now = change.now();
-        let event = plan::after(&delivery.record, ended, &self.config.schedule(), now);
-        let after = put(&mut change, &delivery, event, now)?;
-        free(&mut change, stored.as_ref(), Some(&claim.key));
-        change.commit().await?;
-        Ok(Metrics::outcome(&after))
-    }
-
-    /// Writes an event that needs no claim of this process, and frees the lane where the delivery holds it.
-    async fn end(
-        &self,
-        loaded: &Loaded,
-        key: &DeliveryKey,
-        event: DeliveryEvent,
-    ) -> Result<&'static str, Error> {
-        let mut change = self.tables.change(Cause::role(ACTOR));
-        let now = change.now();
-        let after = put(&mut change, loaded.find(key)?, event, now)?;
-        free(&mut change, loaded.lane.as_ref(), Some(key));
-        change.commit().await?;
-        Ok(Metrics::outcome(&after))
-    }
-}
-
-impl Loaded {
-    fn find(&self, key: &DeliveryKey) -> Result<&Stored<Delivery>, Error> {
-        self.deliveries.iter().find(|d| d.key == *key).ok_or(Error::NoDelivery)
-    }
-}
-
-fn put(
-    change: &mut Change<'_>,
-    delivery: &Stored<Delivery>,
-    event: DeliveryEvent,
-    now: Time,
-) -> Result<DeliveryState, Error> {
-    let name = event.name();
-    let (after, _) = delivery.record.clone().transition(event, now)?;
-    change.update(delivery, &after, name);
-    let to = &delivery.key.destination;
-    match &after.state {
-        DeliveryState::DeadLetter { reason, .. } => {
-            tracing::warn!(destination = %to, message_id = after.message_id, attempts = after.attempts, reason, "report is a dead letter");
-        }
-        DeliveryState::Retrying { error, .. } => {
-            tracing::info!(destination = %to, message_id = after.message_id, attempts = after.attempts, error, "report not accepted yet");
-        }
-        DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::ApplicationAccepted { .. } => {}
-    }
-    Ok(after.state)
-}
-
-/// Frees a lane in the same transaction, where it is held by `key`, or by anything where none is named.
-fn free(change: &mut Change<'_>, lane: Option<&Stored<Lane>>, key: Option<&DeliveryKey>) {
-    let Some(lane) = lane else { return };
-    if key.is_none() || lane.record.in_flight.as_ref() == key {
-        change.delete(lane, "freed");
     }
 }
 
@@ -303,6 +176,22 @@ impl KeySource for LaneSource {
             let now = mirror.get(&key);
             std::future::ready(index.apply(&key, now.as_ref().map(|d| &d.record)))
         };
-        Ok(self.deliveries.changes().filter_map(lane).boxed())
+        let end = || stream::once(async { None });
+        let deliveries = self.deliveries.changes().filter_map(lane).map(Some).chain(end());
+        let index = Arc::clone(&self.index);
+        let lanes_to = move |key: RegistryKey| match key.item {
+            RegistryItem::Destination(to) => index.lanes_to(&key.tenant, &to),
+            RegistryItem::Site(_) | RegistryItem::Reader(_) | RegistryItem::Pool(_) | RegistryItem::Ai(_) => {
+                Vec::new()
+            }
+        };
+        let entries = self.registry.changes().flat_map(move |key| stream::iter(lanes_to(key)));
+        // The end of either is the end of both: what one has missed has to be listed.
+        let both = stream::select(deliveries, entries.map(Some).chain(end()));
+        Ok(both.take_while(|lane| ready(lane.is_some())).filter_map(ready).boxed())
+    }
+
+    fn shard(&self, key: &LaneKey) -> u8 {
+        key::shard_of(key)
     }
 }

@@ -11,7 +11,7 @@ use isocenter_domain::{
     record::{
         case::{Case, CaseState},
         delivery::{Delivery, DeliveryState, Lane},
-        registry::{Destination, Entry},
+        registry::{Destination, Entry, Via},
         report::{Report, ReportKind, StudyRevision},
     },
     refs::Digest,
@@ -25,6 +25,7 @@ use isocenter_store::{
     Kv,
     embedded::{Embedded, EmbeddedOptions},
     faulty::{Faults, FaultyStore},
+    members::Shares,
     table::{Cause, Mirrors, Stored, Tables, kind_range},
 };
 use isocenter_testkit::wait_for;
@@ -113,11 +114,12 @@ impl Bench {
     }
 
     pub async fn register(&self, name: &str, address: SocketAddr) {
-        let entry = Entry::Destination(Destination {
-            mllp: address.to_string(),
-            application: "RIS".into(),
-            facility: name.to_uppercase(),
-        });
+        self.register_via(name, Via::Mllp(address.to_string())).await;
+    }
+
+    pub async fn register_via(&self, name: &str, via: Via) {
+        let entry =
+            Entry::Destination(Destination { via, application: "RIS".into(), facility: name.to_uppercase() });
         let item = RegistryItem::Destination(name.parse().unwrap());
         let mut change = self.tables.change(Cause::role("routing"));
         change.create(&RegistryKey { tenant: tenant(), item }, &entry, "created", "");
@@ -149,8 +151,10 @@ impl Bench {
         let deps = Deps {
             tables: tables.clone(),
             mirrors: Mirrors::new(tables, &tasks),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             metrics: metrics.clone(),
+            tls: None,
             tasks: tasks.clone(),
         };
         let service = Service::build(config, deps).unwrap();
@@ -165,8 +169,10 @@ impl Bench {
         let deps = Deps {
             tables: self.tables.clone(),
             mirrors: Mirrors::new(self.tables.clone(), &self.tasks),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             metrics: Metrics::new(),
+            tls: None,
             tasks: self.tasks.clone(),
         };
         let mut routes = Routes::builder();

@@ -28,6 +28,7 @@ use isocenter_store::{
     Kv, Range,
     embedded::{Embedded, EmbeddedOptions},
     kv,
+    members::Shares,
     table::{Cause, Mirrors, Stored, Tables, parse_outbox_key},
 };
 use isocenter_testkit::wait_for;
@@ -100,6 +101,7 @@ impl Cell {
         let deps = Deps {
             tables: self.tables.clone(),
             mirrors: Mirrors::new(self.tables.clone(), &tasks),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),

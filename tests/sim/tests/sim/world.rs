@@ -27,6 +27,8 @@ use isocenter_store::{
     Kv,
     embedded::{Embedded, EmbeddedOptions},
     faulty::{Faults, FaultyStore},
+    members::Shares,
+    space::Space,
     table::{Mirrors, Tables},
 };
 use isocenter_testkit::{NoSyncFs, wait_for};
@@ -391,6 +393,8 @@ impl Roles {
         let deps = isocenter_ingestion::Deps {
             tables: self.tables.clone(),
             mirrors: self.mirrors.clone(),
+            shares: Shares::all(),
+            space: Space::unlimited(),
             blobs: self.blobs.clone(),
             fs: fs::os(),
             metrics: self.metrics.clone(),
@@ -417,6 +421,7 @@ impl Roles {
         let deps = isocenter_archive::Deps {
             tables: self.tables.clone(),
             mirrors: self.mirrors.clone(),
+            shares: Shares::all(),
             blobs: self.blobs.clone(),
             records: records.unwrap(),
             metrics: self.metrics.clone(),
@@ -433,6 +438,7 @@ impl Roles {
             isocenter_routing::Deps {
                 tables: self.tables.clone(),
                 mirrors: self.mirrors.clone(),
+                shares: Shares::all(),
                 blobs: self.blobs.clone(),
                 metrics: self.metrics.clone(),
                 tasks: self.tasks.clone(),
@@ -452,6 +458,7 @@ impl Roles {
             isocenter_ai_dispatch::Deps {
                 tables: self.tables.clone(),
                 mirrors: self.mirrors.clone(),
+                shares: Shares::all(),
                 blobs: self.blobs.clone(),
                 metrics: self.metrics.clone(),
                 tasks: self.tasks.clone(),
@@ -474,6 +481,7 @@ impl Roles {
             isocenter_reader_assignment::Deps {
                 tables: self.tables.clone(),
                 mirrors: self.mirrors.clone(),
+                shares: Shares::all(),
                 blobs: self.blobs.clone(),
                 metrics: self.metrics.clone(),
                 tasks: self.tasks.clone(),
@@ -494,6 +502,7 @@ impl Roles {
             isocenter_report_delivery::Deps {
                 tables: self.tables.clone(),
                 mirrors: self.mirrors.clone(),
+                shares: Shares::all(),
                 blobs: self.blobs.clone(),
                 metrics: self.metrics.clone(),
                 tasks: self.tasks.clone(),
