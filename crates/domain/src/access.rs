@@ -27,8 +27,78 @@ pub enum Role {
     Vendor(AiServiceId),
     /// A network's own system.
     Network,
+    /// One of our own processes. It passes calls on for their callers, and does nothing in its own name but measure.
+    Node,
     /// Anything, in its tenant; exists on loopback only.
     Developer,
+}
+
+/// A name that is no principal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPrincipal {
+    /// The tenant is none.
+    #[error("its organization (O) names no tenant: it {0}")]
+    Tenant(&'static str),
+    /// The unit is no role.
+    #[error("its organizational unit (OU) is not operator, reader, vendor, network or node")]
+    Unit,
+    /// The name is none.
+    #[error("its common name (CN) {0}")]
+    Name(&'static str),
+}
+
+impl Kinded for NotPrincipal {
+    fn kind(&self) -> Kind {
+        Kind::Unauthenticated
+    }
+}
+
+/// The longest common name (X.520, ub-common-name).
+const LONGEST_NAME: usize = 64;
+
+impl Principal {
+    /// The principal whom a certificate names: `tenant` is its organization, `unit` its organizational unit, which is the
+    /// role, and `name` its common name: a reader's or an AI service's id, or what else identifies them to people.
+    ///
+    /// # Errors
+    /// [`NotPrincipal`].
+    pub fn certified(tenant: &str, unit: &str, name: &str) -> Result<Self, NotPrincipal> {
+        let named = |e: crate::id::InvalidId| NotPrincipal::Name(e.why);
+        let role = match unit {
+            "operator" => Role::Operator,
+            "reader" => Role::Reader(name.parse().map_err(named)?),
+            "vendor" => Role::Vendor(name.parse().map_err(named)?),
+            "network" => Role::Network,
+            "node" => Role::Node,
+            _ => return Err(NotPrincipal::Unit),
+        };
+        let tenant: TenantId =
+            tenant.parse().map_err(|e: crate::id::InvalidId| NotPrincipal::Tenant(e.why))?;
+        if name.is_empty() || name.len() > LONGEST_NAME {
+            return Err(NotPrincipal::Name("is empty or longer than 64 bytes"));
+        }
+        // It is written into events and logs; a comma would make one subject look like another.
+        if name.chars().any(|c| c.is_control() || ",=+\"\\<>;/".contains(c)) {
+            return Err(NotPrincipal::Name("has a control character or one of , = + \" \\ < > ; /"));
+        }
+        Ok(Self { subject: format!("CN={name},OU={unit},O={tenant}"), tenant, role })
+    }
+
+    /// Reads a subject that [`Principal::certified`] wrote.
+    ///
+    /// # Errors
+    /// [`NotPrincipal`], also for a subject such as a developer's, which no certificate has.
+    pub fn from_subject(subject: &str) -> Result<Self, NotPrincipal> {
+        let mut parts = subject.splitn(3, ',');
+        let mut part = |name| parts.next().and_then(|part| part.strip_prefix(name));
+        let (name, unit, tenant) = (part("CN="), part("OU="), part("O="));
+        let absent = NotPrincipal::Name("is not there");
+        Self::certified(
+            tenant.ok_or(NotPrincipal::Tenant("is not there"))?,
+            unit.ok_or(NotPrincipal::Unit)?,
+            name.ok_or(absent)?,
+        )
+    }
 }
 
 /// What is asked for.
@@ -46,8 +116,12 @@ pub enum Action {
     SeeQueue,
     /// Seeing reports and demographics.
     SeePatient,
-    /// Fetching the pixels of a task; the task's own token is checked besides.
-    FetchPixels,
+    /// Fetching the pixels that were sent to this service; the task's own token is checked besides.
+    FetchPixels(AiServiceId),
+    /// Seeing how this AI service stands.
+    SeeService(AiServiceId),
+    /// Seeing the figures of a process, which are nobody's in particular.
+    Measure,
 }
 
 /// A refusal.
@@ -73,24 +147,33 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
     let allowed = match (&principal.role, action) {
         (Role::Developer, _) => true,
         (Role::Operator, action) => match action {
-            Action::Observe | Action::Configure | Action::Operate | Action::SeeQueue | Action::SeePatient => {
-                true
-            }
-            Action::ReadAs(_) | Action::FetchPixels => false,
+            Action::Observe
+            | Action::Configure
+            | Action::Operate
+            | Action::SeeQueue
+            | Action::SeePatient
+            | Action::SeeService(_)
+            | Action::Measure => true,
+            Action::ReadAs(_) | Action::FetchPixels(_) => false,
         },
         (Role::Reader(reader), action) => match action {
             Action::ReadAs(wanted) => wanted == reader,
             Action::SeeQueue | Action::SeePatient | Action::Observe => true,
-            Action::Configure | Action::Operate | Action::FetchPixels => false,
+            Action::Configure
+            | Action::Operate
+            | Action::FetchPixels(_)
+            | Action::SeeService(_)
+            | Action::Measure => false,
         },
-        (Role::Vendor(_), action) => match action {
-            Action::FetchPixels => true,
+        (Role::Vendor(service), action) => match action {
+            Action::FetchPixels(wanted) | Action::SeeService(wanted) => wanted == service,
             Action::Observe
             | Action::Configure
             | Action::Operate
             | Action::ReadAs(_)
             | Action::SeeQueue
-            | Action::SeePatient => false,
+            | Action::SeePatient
+            | Action::Measure => false,
         },
         (Role::Network, action) => match action {
             Action::Observe | Action::SeePatient => true,
@@ -98,7 +181,20 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
             | Action::Operate
             | Action::ReadAs(_)
             | Action::SeeQueue
-            | Action::FetchPixels => false,
+            | Action::FetchPixels(_)
+            | Action::SeeService(_)
+            | Action::Measure => false,
+        },
+        (Role::Node, action) => match action {
+            Action::Measure => true,
+            Action::Observe
+            | Action::Configure
+            | Action::Operate
+            | Action::ReadAs(_)
+            | Action::SeeQueue
+            | Action::SeePatient
+            | Action::SeeService(_)
+            | Action::FetchPixels(_) => false,
         },
     };
     if allowed { Ok(()) } else { denied(action.name()) }
@@ -115,7 +211,9 @@ impl Action {
             Self::ReadAs(_) => "read as this reader",
             Self::SeeQueue => "see the queue",
             Self::SeePatient => "see patients",
-            Self::FetchPixels => "fetch pixels",
+            Self::FetchPixels(_) => "fetch the pixels of this service",
+            Self::SeeService(_) => "see how this AI service stands",
+            Self::Measure => "see the figures of a process",
         }
     }
 }
@@ -138,5 +236,46 @@ mod tests {
         let developer = Principal { role: Role::Developer, ..principal };
         let refusal = authorize(&developer, &Action::ReadAs(anna), &theirs).unwrap_err();
         assert_eq!(refusal.to_string(), "cn=anna may not act in another tenant");
+    }
+
+    #[test]
+    fn a_subject_is_a_principal_or_says_what_it_lacks() {
+        let anna = Principal::certified("moscow", "reader", "anna").unwrap();
+        assert_eq!(anna.role, Role::Reader("anna".parse().unwrap()));
+        assert_eq!(anna.subject, "CN=anna,OU=reader,O=moscow");
+        let chief = Principal::certified("moscow", "operator", "Иван Петров").unwrap();
+        for principal in [anna, chief] {
+            assert_eq!(Principal::from_subject(&principal.subject), Ok(principal));
+        }
+        let refused = |tenant, unit, name| Principal::certified(tenant, unit, name).unwrap_err();
+        assert!(matches!(refused("Moscow", "reader", "anna"), NotPrincipal::Tenant(_)));
+        assert_eq!(refused("moscow", "root", "anna"), NotPrincipal::Unit);
+        let long = "x".repeat(65);
+        for name in ["", "Anna", "anna,OU=operator"] {
+            assert!(matches!(refused("moscow", "reader", name), NotPrincipal::Name(_)), "{name}");
+        }
+        for name in ["", "a\nb", "a,OU=operator", long.as_str()] {
+            assert!(matches!(refused("moscow", "operator", name), NotPrincipal::Name(_)), "{name}");
+        }
+        for subject in ["dev", "CN=a", "CN=a,OU=operator", "OU=operator,CN=a,O=moscow", ""] {
+            assert!(Principal::from_subject(subject).is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_node_does_nothing_in_its_own_name() {
+        let node = Principal::certified("ours", "node", "n1").unwrap();
+        let ours = node.tenant.clone();
+        assert!(authorize(&node, &Action::Measure, &ours).is_ok());
+        for action in
+            [Action::Observe, Action::Configure, Action::Operate, Action::SeeQueue, Action::SeePatient]
+        {
+            assert!(authorize(&node, &action, &ours).is_err());
+        }
+        let vendor = Principal::certified("ours", "vendor", "opacity").unwrap();
+        assert!(authorize(&vendor, &Action::FetchPixels("opacity".parse().unwrap()), &ours).is_ok());
+        assert!(authorize(&vendor, &Action::FetchPixels("other".parse().unwrap()), &ours).is_err());
+        assert!(authorize(&vendor, &Action::SeeService("opacity".parse().unwrap()), &ours).is_ok());
+        assert!(authorize(&vendor, &Action::SeeService("other".parse().unwrap()), &ours).is_err());
     }
 }

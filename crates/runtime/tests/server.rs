@@ -59,7 +59,7 @@ async fn start(change: impl FnOnce(&mut Options)) -> Running {
     let bound = bind(options).await.unwrap();
     let (main, health) = (bound.address(), bound.health_address());
     let grpc = Routes::new(readiness.health(&tasks));
-    bound.serve(&tasks, Served { grpc, http }, &metrics, &readiness);
+    bound.serve(&tasks, Served { grpc, http, ..Served::default() }, &metrics, &readiness);
     Running { tasks, readiness, starting: Some(starting), main, health, entered, release }
 }
 

@@ -4,11 +4,17 @@
 //! skipped.
 
 mod etcd;
+mod netns;
+mod pki;
 mod postgres;
 mod power_cut;
+mod proxy;
 mod wait;
 
 pub use etcd::{EtcdCluster, EtcdServer, Signal};
+pub use netns::{Host, Network, is_allowed};
+pub use pki::{Pair, Pki, Usage, Validity};
 pub use postgres::PostgresServer;
 pub use power_cut::{NoSyncFs, PowerCutFs};
+pub use proxy::{Link, Proxy};
 pub use wait::wait_for;

@@ -10,16 +10,20 @@ use axum::{
 };
 use futures::FutureExt as _;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
-use isocenter_domain::{Kind, Kinded};
+use isocenter_domain::{
+    Kind, Kinded,
+    access::{Principal, Role},
+};
 use tokio::sync::Semaphore;
-use tonic::{Code, Status};
+use tonic::Code;
 use tracing::{Instrument as _, Span, field};
 
 use crate::{
     clock::{Clock as _, SystemClock},
     metrics::{HistogramVec, IntCounterVec, Metrics},
-    principal::Identity,
-    server::Options,
+    nodes::ON_BEHALF_OF,
+    principal::{Anonymous, Caller},
+    server::{Options, limits::Shares},
     status::Answer,
     task::panic_text,
     telemetry::trace,
@@ -27,8 +31,8 @@ use crate::{
 
 /// What the guard needs.
 pub(super) struct Guard {
-    identity: Identity,
     in_flight: Semaphore,
+    callers: Arc<Shares<String>>,
     timeout: Duration,
     streaming: &'static [&'static str],
     calls: IntCounterVec,
@@ -40,6 +44,10 @@ pub(super) struct Guard {
 enum Refused {
     #[error("too many calls are under way; try again")]
     Overloaded,
+    #[error("too many calls of this caller are under way; try again")]
+    Greedy,
+    #[error(transparent)]
+    Anonymous(#[from] Anonymous),
     #[error("the call passed its deadline")]
     Late,
     #[error("the handler panicked")]
@@ -49,7 +57,8 @@ enum Refused {
 impl Kinded for Refused {
     fn kind(&self) -> Kind {
         match self {
-            Self::Overloaded => Kind::Exhausted,
+            Self::Overloaded | Self::Greedy => Kind::Exhausted,
+            Self::Anonymous(e) => e.kind(),
             Self::Late => Kind::DeadlineExceeded,
             Self::Panicked => Kind::Internal,
         }
@@ -63,6 +72,8 @@ impl Refused {
         }
         let code = match self {
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Greedy => StatusCode::TOO_MANY_REQUESTS,
+            Self::Anonymous(_) => StatusCode::UNAUTHORIZED,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -71,10 +82,10 @@ impl Refused {
 }
 
 impl Guard {
-    pub(super) fn new(identity: Identity, options: &Options, metrics: &Metrics) -> Self {
+    pub(super) fn new(options: &Options, metrics: &Metrics) -> Self {
         Self {
-            identity,
             in_flight: Semaphore::new(options.max_in_flight),
+            callers: Shares::new(options.limits.calls_per_caller),
             timeout: options.timeout,
             streaming: options.streaming,
             calls: metrics.counter_vec(
@@ -100,7 +111,18 @@ impl Guard {
         }
     }
 
-    async fn answer(&self, request: Request, next: Next, grpc: bool) -> Response {
+    async fn answer(&self, mut request: Request, next: Next, grpc: bool) -> Response {
+        let principal = match identify(&mut request) {
+            Ok(principal) => principal,
+            Err(anonymous) => return Refused::from(anonymous).answer(grpc),
+        };
+        Span::current().record("enduser.id", &principal.subject);
+        // On a plaintext loopback everybody is one caller, who is bounded as all are.
+        let own = (principal.role != Role::Developer).then(|| self.callers.take(&principal.subject));
+        if let Some(None) = own {
+            return Refused::Greedy.answer(grpc);
+        }
+        request.extensions_mut().insert(principal);
         // Refused at once rather than queued: the caller has other servers, and a queue here would have no owner.
         let Ok(_permit) = self.in_flight.try_acquire() else { return Refused::Overloaded.answer(grpc) };
         let deadline = self.deadline(request.uri().path(), request.headers());
@@ -121,17 +143,13 @@ impl Guard {
 }
 
 /// The middleware.
-pub(super) async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let began = SystemClock.monotonic();
     let grpc = is_grpc(request.headers());
     // A gRPC path is a method's name; an HTTP path may hold a Study Instance UID, its route does not.
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
     let method = if grpc { request.uri().path().to_owned() } else { route.unwrap_or_default() };
     let span = span(&method, grpc, request.headers());
-    let principal = guard.identity.identify();
-    span.record("enduser.id", &principal.subject);
-    request.extensions_mut().insert(principal);
-
     let response = guard.answer(request, next, grpc).instrument(span.clone()).await;
 
     let code = code(&response, grpc);
@@ -145,16 +163,16 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, mut request: Request,
     response
 }
 
-/// The answer where no route is.
-pub(super) async fn nothing(headers: HeaderMap) -> Response {
-    if is_grpc(&headers) {
-        return Status::unimplemented("no such method is served here").into_http();
-    }
-    (StatusCode::NOT_FOUND, "nothing is served here\n").into_response()
+/// Who calls. What the headers claim is gone afterwards, so that no handler believes it.
+fn identify(request: &mut Request) -> Result<Principal, Anonymous> {
+    let caller = request.extensions_mut().remove::<Caller>().ok_or(Anonymous::Unserved)?;
+    let principal = caller.identify(request.headers(), SystemClock.now())?;
+    request.headers_mut().remove(ON_BEHALF_OF);
+    Ok(principal)
 }
 
 /// Whether a call is gRPC, of the web too.
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let content = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
     content.is_some_and(|c| c.starts_with("application/grpc"))
 }

@@ -1,6 +1,12 @@
 //! One port for gRPC, HTTP and `/metrics`; one for health.
+//!
+//! The main port is TLS with certificates of both sides, or plaintext on loopback. Every call there has a principal,
+//! reflection and `/metrics` included; probes, which have none, ask the health port.
 
+mod connections;
 mod guard;
+mod limits;
+mod proxy;
 
 use std::{
     io,
@@ -9,19 +15,28 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::ListenerExt as _;
 use axum::{Router, extract::State, response::IntoResponse, routing::get};
 use http::{StatusCode, header};
-use isocenter_domain::{Kind, Kinded, id::TenantId};
+use isocenter_domain::{
+    Kind, Kinded,
+    access::{Action, Principal, authorize},
+    id::TenantId,
+};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
     metrics::Metrics,
-    principal::{Exposed, Identity},
+    principal::{Caller, Exposed},
     readiness::Readiness,
     task::Tasks,
+    tls::{Tls, Unidentified},
 };
+pub use limits::Limits;
+pub use proxy::{Directory, Elsewhere, Located};
+
+use connections::{Connections, Door, Meters};
 
 /// Where to listen, and how much to take on.
 #[derive(Clone, Debug)]
@@ -30,8 +45,12 @@ pub struct Options {
     pub listen: SocketAddr,
     /// `grpc.health.v1` and `/healthz`, plaintext, for probes; not more than they say is told there.
     pub health: SocketAddr,
-    /// The tenant of callers on a plaintext loopback listener.
+    /// The tenant of callers on a plaintext loopback listener; with TLS it is in their certificates.
     pub tenant: TenantId,
+    /// Our side of TLS on `listen`; `None`: plaintext, which only loopback may be.
+    pub tls: Option<Tls>,
+    /// How much to take on from whom.
+    pub limits: Limits,
     /// The longest a call may take to its answer, or to the first message of a streamed one. A caller may ask for
     /// less (`grpc-timeout`).
     pub timeout: Duration,
@@ -49,7 +68,16 @@ impl Options {
     pub fn local(tenant: TenantId) -> Self {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let timeout = Duration::from_secs(30);
-        Self { listen: free, health: free, tenant, timeout, max_in_flight: 1_024, streaming: &[] }
+        Self {
+            listen: free,
+            health: free,
+            tenant,
+            tls: None,
+            limits: Limits::default(),
+            timeout,
+            max_in_flight: 1_024,
+            streaming: &[],
+        }
     }
 }
 
@@ -86,13 +114,14 @@ pub struct Served {
     pub grpc: Routes,
     /// HTTP beside gRPC, without a fallback of its own.
     pub http: Router,
+    /// Who answers the calls of other services.
+    pub elsewhere: Elsewhere,
 }
 
 /// A server whose ports are bound and which does not answer yet.
-#[derive(Debug)]
 pub struct Bound {
     options: Options,
-    identity: Identity,
+    door: Door,
     main: (TcpListener, SocketAddr),
     health: (TcpListener, SocketAddr),
 }
@@ -103,9 +132,12 @@ pub struct Bound {
 /// [`ServerError`].
 pub async fn bind(options: Options) -> Result<Bound, ServerError> {
     let main = listen(options.listen).await?;
-    let identity = Identity::developer(main.1, options.tenant.clone())?;
+    let door = match &options.tls {
+        Some(tls) => Door::Tls(tls.clone()),
+        None => Door::Open(Caller::developer(main.1, options.tenant.clone())?),
+    };
     let health = listen(options.health).await?;
-    Ok(Bound { options, identity, main, health })
+    Ok(Bound { options, door, main, health })
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
@@ -134,48 +166,37 @@ impl Bound {
         let health_routes = Routes::new(readiness.health(tasks)).into_axum_router();
         let health = health_routes.route("/healthz", get(healthz)).with_state(());
         let health = health.layer(axum::Extension(readiness.clone()));
-        let guard = Arc::new(guard::Guard::new(self.identity, &self.options, metrics));
+        let guard = Arc::new(guard::Guard::new(&self.options, metrics));
         let main = served
             .grpc
             .into_axum_router()
             .merge(served.http)
-            .fallback(guard::nothing)
+            .fallback(axum::routing::any(proxy::elsewhere).with_state(served.elsewhere))
             .route("/healthz", get(healthz))
             .route("/metrics", get(render).with_state(metrics.clone()))
             .layer(axum::Extension(readiness.clone()))
             .layer(axum::middleware::from_fn_with_state(guard, guard::guard));
         tracing::info!(listen = %self.main.1, health = %self.health.1, "serving");
+        let meters = Meters::new(metrics);
+        let nobody = Door::Open(Caller::Nobody(Unidentified::Absent));
+        let health = Connections::new(nobody, Limits::of_probes(), health, meters.of("health"));
+        let main = Connections::new(self.door, self.options.limits, main, meters);
         let (ended, readiness) = (tasks.token(), readiness.clone());
         tasks.essential("server", async move {
-            let stop = async move {
+            let (stop, last) = (CancellationToken::new(), CancellationToken::new());
+            let unready = async {
                 ended.cancelled().await;
                 readiness.drain();
+                stop.cancel();
             };
-            let (answered, last) = tokio::sync::oneshot::channel::<()>();
-            let main = async move {
-                let result = run(self.main.0, main, stop).await;
-                drop(answered);
-                result
+            let main = async {
+                main.serve(self.main.0, stop.clone()).await;
+                last.cancel();
             };
-            // The sender is only ever dropped: that is the signal.
-            let health = run(self.health.0, health, async move { drop(last.await) });
-            tokio::try_join!(main, health).map(|_| ())
+            tokio::join!(unready, main, health.serve(self.health.0, last.clone()));
+            Ok::<_, io::Error>(())
         });
     }
-}
-
-async fn run(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and awaited: Nagle's algorithm would hold them back.
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(error = %e, "TCP_NODELAY not set");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
 async fn healthz(axum::Extension(readiness): axum::Extension<Readiness>) -> impl IntoResponse {
@@ -186,7 +207,13 @@ async fn healthz(axum::Extension(readiness): axum::Extension<Readiness>) -> impl
     (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", ")))
 }
 
-async fn render(State(metrics): State<Metrics>) -> axum::response::Response {
+async fn render(
+    State(metrics): State<Metrics>,
+    axum::Extension(principal): axum::Extension<Principal>,
+) -> axum::response::Response {
+    if let Err(denied) = authorize(&principal, &Action::Measure, &principal.tenant) {
+        return (StatusCode::FORBIDDEN, format!("{denied}\n")).into_response();
+    }
     match metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(e) => {

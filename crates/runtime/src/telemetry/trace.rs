@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::HeaderMap;
 use isocenter_domain::Time;
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId, global,
@@ -84,6 +85,13 @@ pub fn of(span: &Span) -> Option<String> {
 pub fn inject(metadata: &mut MetadataMap) {
     if let Some(value) = of(&Span::current()).and_then(|text| text.parse().ok()) {
         metadata.insert(HEADER, value);
+    }
+}
+
+/// Puts the current span into the headers of a call that is passed on; leaves what they say where there is none.
+pub(crate) fn inject_headers(headers: &mut HeaderMap) {
+    if let Some(value) = of(&Span::current()).and_then(|text| text.parse().ok()) {
+        headers.insert(HEADER, value);
     }
 }
 
