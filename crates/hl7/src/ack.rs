@@ -214,6 +214,7 @@ impl Verdict {
             Err(
                 MllpError::Connect { .. }
                 | MllpError::ConnectTimeout { .. }
+                | MllpError::Handshake { .. }
                 | MllpError::Unusable
                 | MllpError::Io(_)
                 | MllpError::Closed

@@ -1,6 +1,6 @@
 //! Roles → services: parse, build, run, signal, drain.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use isocenter_blobs::Blobs;
@@ -304,6 +304,7 @@ fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilde
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
         address: shared.advertise.clone(),
+        nodes: isocenter_runtime::nodes::Nodes::default(),
     };
     let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
     service.routes(routes);

@@ -13,6 +13,8 @@ use crate::Error;
 pub struct Config {
     /// How long connecting, and how long the answer to a message, may take; each.
     pub hl7_ack_timeout: Period,
+    /// How long a report that its receiver fetched may stay unacknowledged before it is handed out again.
+    pub acknowledge_within: Period,
     /// The longest wait after a first attempt that was not accepted; each further one doubles it.
     pub first_retry: Period,
     /// The longest wait between two attempts.
@@ -28,6 +30,7 @@ impl Default for Config {
         let seconds = |s| Period(Duration::from_secs(s));
         Self {
             hl7_ack_timeout: seconds(10),
+            acknowledge_within: seconds(60),
             first_retry: seconds(5),
             max_retry: seconds(5 * 60),
             page_after: seconds(15 * 60),
@@ -42,6 +45,9 @@ impl Config {
         let wrong = |field, why| Err(Error::Config { field, why });
         if self.hl7_ack_timeout.0.is_zero() {
             return wrong("hl7_ack_timeout", "is zero: nothing could be answered in time");
+        }
+        if self.acknowledge_within.0.is_zero() {
+            return wrong("acknowledge_within", "is zero: no report could be acknowledged in time");
         }
         if self.first_retry.0.is_zero() {
             return wrong("first_retry", "is zero: a receiver that refuses would be asked without pause");
@@ -87,6 +93,10 @@ mod tests {
         assert!(read("{retries: 3}").is_err());
         for (text, message) in [
             ("{hl7_ack_timeout: 0}", "delivery.hl7_ack_timeout is zero: nothing could be answered in time"),
+            (
+                "{acknowledge_within: 0}",
+                "delivery.acknowledge_within is zero: no report could be acknowledged in time",
+            ),
             ("{first_retry: 1h}", "delivery.first_retry is longer than max_retry"),
         ] {
             assert_eq!(read(text).unwrap().check().unwrap_err().to_string(), message);

@@ -1,6 +1,6 @@
 //! What can go wrong here.
 
-use isocenter_domain::{Kind, Kinded, record::Illegal};
+use isocenter_domain::{Kind, Kinded, id::DestinationId, record::Illegal};
 use isocenter_store::table::TableError;
 
 /// Why report delivery could not be built, or could not do its work now. What a receiver says is no error: it is an
@@ -27,6 +27,26 @@ pub enum Error {
     /// There is no such delivery.
     #[error("there is no such delivery; it may be archived with its case")]
     NoDelivery,
+    /// The message id is another delivery's.
+    #[error("message_id is not that of this report to this destination")]
+    OtherMessage,
+    /// The destination is not one whose receiver fetches its reports.
+    #[error("destination {0} is not registered with protocol GRPC")]
+    NotFetched(DestinationId),
+    /// The destination is somebody else's.
+    #[error(
+        "only destination {0} itself, a network whose certificate has this common name, takes its reports"
+    )]
+    NotYours(DestinationId),
+    /// More streams than this process serves.
+    #[error("{0}")]
+    TooManyWatches(&'static str),
+    /// The caller does not read what it is sent.
+    #[error("the stream was not read in time; what was not acknowledged on it comes again")]
+    Stalled,
+    /// The process ends.
+    #[error("this process is shutting down; call another")]
+    Draining,
 }
 
 impl Kinded for Error {
@@ -37,6 +57,11 @@ impl Kinded for Error {
             Self::Blobs(e) => e.kind(),
             Self::Illegal(e) => e.kind(),
             Self::NoDelivery => Kind::NotFound,
+            Self::OtherMessage => Kind::Invalid,
+            Self::NotFetched(_) => Kind::FailedPrecondition,
+            Self::NotYours(_) => Kind::PermissionDenied,
+            Self::TooManyWatches(_) | Self::Stalled => Kind::Exhausted,
+            Self::Draining => Kind::Unavailable,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A report version as the message that carries it.
 
 use isocenter_domain::{
-    Phi,
+    Phi, Time,
     document::{Manifest, ReportBody},
     key::{DeliveryKey, ReportKey},
     record::{
@@ -18,21 +18,23 @@ use isocenter_hl7::{
     },
 };
 
+use isocenter_wire::{timestamp, v1};
+
 /// MSH-3. Receivers know a message by it and by MSH-10, so it never changes.
 const APPLICATION: &str = "ISOCENTER";
 
 /// What a message is made of.
-pub(crate) struct Parts<'a> {
-    pub key: &'a DeliveryKey,
-    pub delivery: &'a Delivery,
-    pub report: &'a Report,
-    pub body: &'a ReportBody,
+pub(crate) struct Parts {
+    pub key: DeliveryKey,
+    pub delivery: Delivery,
+    pub report: Report,
+    pub body: ReportBody,
     /// Of the first study that the report names, at the revision that it names.
-    pub manifest: &'a Manifest,
-    pub to: &'a Destination,
+    pub manifest: Manifest,
+    pub to: Destination,
 }
 
-impl Parts<'_> {
+impl Parts {
     /// The message: byte for byte the same each time, so that a receiver that compares sees a repeat.
     pub fn oru(&self) -> Oru {
         let images = &self.manifest.images;
@@ -62,6 +64,52 @@ impl Parts<'_> {
             findings: self.body.findings.clone(),
             impression: self.body.impression.clone(),
             text_style: TextStyle::Lines,
+        }
+    }
+
+    /// The message for a receiver that fetches it: handed out for the `attempt`-th time, to be acknowledged before `until`.
+    pub fn fetched(&self, attempt: u32, until: Time) -> v1::ReportMessage {
+        let (images, report) = (&self.manifest.images, &self.report);
+        let studies = report.studies.iter().map(|seen| v1::ReportedStudy {
+            study_instance_uid: seen.study.to_string(),
+            revision: seen.revision,
+        });
+        let status = match report.kind {
+            ReportKind::Final => v1::ReportStatus::Final,
+            ReportKind::Correction => v1::ReportStatus::Correction,
+        };
+        let patient = &images.patient;
+        v1::ReportMessage {
+            message_id: self.delivery.message_id.clone(),
+            destination_id: self.key.destination.to_string(),
+            attempt,
+            acknowledge_before: Some(timestamp(until)),
+            report: Some(v1::Report {
+                report_id: self.key.report.read.to_string(),
+                version: self.key.report.version,
+                status: status.into(),
+                case_id: self.key.report.read.case.to_string(),
+                reader_id: report.author.to_string(),
+                signed_at: Some(timestamp(report.signed_at)),
+                findings: self.body.findings.reveal().clone(),
+                impression: self.body.impression.reveal().clone(),
+                sha256: report.body.0.to_vec(),
+                studies: studies.collect(),
+            }),
+            replaces: report.replaces.unwrap_or(0),
+            patient: Some(v1::ReportedPatient {
+                authority: patient.authority.clone(),
+                patient_id: patient.id.reveal().trim().to_owned(),
+                name: patient.name.reveal().clone(),
+                birth_date: patient.birth_date.reveal().clone(),
+                sex: patient.sex.reveal().clone(),
+            }),
+            accession_number: images.accession.reveal().trim().to_owned(),
+            procedure: Some(v1::ReportedProcedure {
+                code: images.procedure_code.trim().to_owned(),
+                description: images.description.reveal().trim().to_owned(),
+                modalities: images.facts(None, None).modalities,
+            }),
         }
     }
 

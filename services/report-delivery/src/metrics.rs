@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
     depth: IntGaugeVec,
     oldest: IntGaugeVec,
     overdue: IntGauge,
+    /// Streams on which receivers fetch their reports.
+    pub watches: IntGauge,
     /// Those of the runners.
     pub hooks: Hooks,
 }
@@ -58,6 +60,7 @@ impl Metrics {
                 "overdue",
                 "Deliveries not accepted after page_after, dead letters included: somebody has to look.",
             ),
+            watches: scope.gauge("watches", "Streams on which receivers fetch their reports."),
             hooks: Hooks::new(&scope),
         }
     }
@@ -82,7 +85,7 @@ impl Metrics {
     /// The outcome of an attempt as a label.
     pub const fn outcome(after: &DeliveryState) -> &'static str {
         match after {
-            DeliveryState::ApplicationAccepted { .. } => "accepted",
+            DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => "accepted",
             DeliveryState::DeadLetter { .. } => "dead-letter",
             DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::Retrying { .. } => "retry",
         }

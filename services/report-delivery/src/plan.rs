@@ -13,6 +13,7 @@ use isocenter_domain::{
     id::DestinationId,
     key::{self, DeliveryKey, LaneKey, ReportKey},
     record::{
+        Illegal,
         case::Case,
         delivery::{Delivery, DeliveryEvent, DeliveryState, Lane},
         report::Report,
@@ -46,6 +47,21 @@ pub enum Ended {
     Refused(String),
     /// It may be accepted later. The text is free of patient identity.
     NotNow(String),
+}
+
+/// What a receiver says of itself became of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It has it durably.
+    Accepted {
+        /// Who there has seen it, if anybody.
+        viewed_by: Option<String>,
+    },
+    /// It will never take it as it is.
+    Refused {
+        /// Why, without patient identity.
+        reason: String,
+    },
 }
 
 /// The deliveries that `case` owes for its `reports` and that do not exist, oldest report first.
@@ -129,8 +145,80 @@ fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Tim
         DeliveryState::Retrying { .. } => Next::Send(key.clone()),
         DeliveryState::DeadLetter { .. }
         | DeliveryState::Sent { .. }
-        | DeliveryState::ApplicationAccepted { .. } => Next::Idle,
+        | DeliveryState::ApplicationAccepted { .. }
+        | DeliveryState::Viewed { .. } => Next::Idle,
     }
+}
+
+/// What to do about a delivery whose turn it is and which its receiver has to fetch: nothing until it does or its time is
+/// over.
+#[must_use]
+pub fn unfetched(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Time) -> Next {
+    let why = || match &delivery.state {
+        DeliveryState::Retrying { error, .. } => given_up(delivery.attempts, error),
+        DeliveryState::Pending
+        | DeliveryState::Sent { .. }
+        | DeliveryState::ApplicationAccepted { .. }
+        | DeliveryState::Viewed { .. }
+        | DeliveryState::DeadLetter { .. } => "given up: its receiver never fetched it".to_owned(),
+    };
+    match schedule.give_up_after {
+        Some(_) if schedule.gives_up(delivery.since, now) => Next::DeadLetter(key.clone(), why()),
+        Some(after) => Next::WaitUntil(delivery.since.plus(after)),
+        None => Next::Idle,
+    }
+}
+
+/// Ends the wait of a delivery that is to be sent again: what it failed for has changed.
+pub fn hasten(delivery: &mut Delivery, now: Time) {
+    if let DeliveryState::Retrying { next, .. } = &mut delivery.state {
+        *next = now.min(*next);
+    }
+}
+
+/// What happens to a delivery whose receiver fetched it and went away.
+#[must_use]
+pub fn released(delivery: &Delivery, schedule: &Schedule, now: Time) -> DeliveryEvent {
+    let error = "its receiver went away before it acknowledged".to_owned();
+    if schedule.gives_up(delivery.since, now) {
+        return DeliveryEvent::Refused { reason: given_up(delivery.attempts, &error) };
+    }
+    DeliveryEvent::NotAccepted { retry_at: now, error }
+}
+
+/// The delivery after what its receiver said, and the event's name; `None` where that is known already.
+///
+/// # Errors
+/// [`Illegal`] where the receiver has said the opposite before.
+pub fn told(
+    delivery: &Delivery,
+    told: &Told,
+    now: Time,
+) -> Result<Option<(Delivery, &'static str)>, Illegal> {
+    let mut events = Vec::new();
+    match told {
+        Told::Accepted { viewed_by } => {
+            if !delivery.settled() {
+                events.push(DeliveryEvent::Acknowledged);
+            }
+            // The first who has seen it stays.
+            if let (Some(by), false) = (viewed_by, matches!(delivery.state, DeliveryState::Viewed { .. })) {
+                events.push(DeliveryEvent::Viewed { by: by.clone() });
+            }
+        }
+        Told::Refused { reason } => {
+            if !matches!(delivery.state, DeliveryState::DeadLetter { .. }) {
+                events.push(DeliveryEvent::Refused { reason: reason.clone() });
+            }
+        }
+    }
+    let mut after = None;
+    for event in events {
+        let name = event.name();
+        let before = after.take().map_or_else(|| delivery.clone(), |(delivery, _)| delivery);
+        after = Some((before.transition(event, now)?.0, name));
+    }
+    Ok(after)
 }
 
 /// The delivery whose turn it is.

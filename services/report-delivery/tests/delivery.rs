@@ -1,6 +1,8 @@
 //! Report delivery over sockets, with a receiver that fails as real ones do.
 
 mod bench;
+mod fetched;
+mod replicas;
 
 use std::time::Duration;
 

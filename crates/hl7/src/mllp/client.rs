@@ -1,10 +1,15 @@
 //! The sending side.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use futures::{FutureExt, SinkExt, StreamExt};
 use isocenter_domain::{Kind, Kinded};
-use tokio::{net::TcpStream, time::timeout};
+use isocenter_runtime::tls;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_util::codec::Framed;
 
 use super::{Codec, DEFAULT_FRAME_LIMIT, FrameError};
@@ -34,6 +39,15 @@ pub enum MllpError {
         address: String,
         /// How long was waited.
         waited: Duration,
+    },
+    /// The TLS handshake failed, e.g. because the receiver's certificate is not believed or names another host. Certainly
+    /// not sent.
+    #[error("could not agree on TLS with {address}")]
+    Handshake {
+        /// Where to.
+        address: String,
+        /// Why not.
+        source: io::Error,
     },
     /// The message is none, or cannot be framed. Certainly not sent, and never will be.
     #[error("message cannot be sent: {why}")]
@@ -82,9 +96,11 @@ impl MllpError {
     #[must_use]
     pub const fn is_certainly_not_sent(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Unsendable { .. } | Self::Unusable => {
-                true
-            }
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Handshake { .. }
+            | Self::Unsendable { .. }
+            | Self::Unusable => true,
             Self::Io(_)
             | Self::Closed
             | Self::NoAnswer { .. }
@@ -100,7 +116,9 @@ impl MllpError {
 impl Kinded for MllpError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Unusable => Kind::Unavailable,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. } | Self::Unusable => {
+                Kind::Unavailable
+            }
             Self::Unsendable { .. } => Kind::Invalid,
             Self::Io(_)
             | Self::Closed
@@ -114,29 +132,60 @@ impl Kinded for MllpError {
     }
 }
 
+/// What carries frames: TCP, or TLS over it.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+type Frames = Framed<Box<dyn Transport>, Codec>;
+
 /// A connection to a receiver that carries one message at a time.
 ///
 /// Whatever goes wrong closes it, and so does dropping a [`Client::send`] before its end: a late answer can never be
 /// taken for the answer to the next message.
-#[derive(Debug)]
 pub struct Client {
     /// Taken out while a message is under way, and put back only once its answer is read.
-    frames: Option<Framed<TcpStream, Codec>>,
+    frames: Option<Frames>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("is_usable", &self.is_usable()).finish()
+    }
 }
 
 impl Client {
     /// Connects to `address` (`host:port`), name resolution included, within `connect_timeout`.
     pub async fn connect(address: &str, connect_timeout: Duration) -> Result<Self, MllpError> {
-        let failed = |source| MllpError::Connect { address: address.to_owned(), source };
-        let stream = match timeout(connect_timeout, TcpStream::connect(address)).await {
-            Ok(stream) => stream.map_err(failed)?,
-            Err(_) => {
-                let address = address.to_owned();
-                return Err(MllpError::ConnectTimeout { address, waited: connect_timeout });
-            }
+        Self::within(connect_timeout, address, async { Ok(Self::over(tcp(address).await?)) }).await
+    }
+
+    /// As [`Client::connect`], within TLS (IHE ITI TF-2, ITI-19; MLLP itself knows no security). The receiver's certificate
+    /// names the host of `address`, and leads to an authority of `tls`.
+    pub async fn connect_tls(
+        address: &str,
+        tls: &tls::Client,
+        connect_timeout: Duration,
+    ) -> Result<Self, MllpError> {
+        let connecting = async {
+            let stream = tcp(address).await?;
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let failed = |source| MllpError::Handshake { address: address.to_owned(), source };
+            Ok(Self::over(tls.connect_plain(host, stream).await.map_err(failed)?))
         };
-        stream.set_nodelay(true).map_err(failed)?;
-        Ok(Self { frames: Some(Framed::new(stream, Codec::new(ANSWER_LIMIT))) })
+        Self::within(connect_timeout, address, connecting).await
+    }
+
+    async fn within(
+        waited: Duration,
+        address: &str,
+        connecting: impl Future<Output = Result<Self, MllpError>>,
+    ) -> Result<Self, MllpError> {
+        let address = address.to_owned();
+        timeout(waited, connecting).await.map_err(|_| MllpError::ConnectTimeout { address, waited })?
+    }
+
+    fn over(stream: impl Transport + 'static) -> Self {
+        Self { frames: Some(Framed::new(Box::new(stream), Codec::new(ANSWER_LIMIT))) }
     }
 
     /// Whether another message can be sent. A receiver that has closed its side is noticed by [`Client::send`].
@@ -198,7 +247,14 @@ fn check(message: &str) -> Result<String, MllpError> {
     Ok(header.control_id)
 }
 
-async fn read_answer(frames: &mut Framed<TcpStream, Codec>, control_id: &str) -> Result<Ack, MllpError> {
+async fn tcp(address: &str) -> Result<TcpStream, MllpError> {
+    let failed = |source| MllpError::Connect { address: address.to_owned(), source };
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+async fn read_answer(frames: &mut Frames, control_id: &str) -> Result<Ack, MllpError> {
     let answer = frames.next().await.ok_or(MllpError::Closed)?.map_err(read_error)?;
     let ack = parse_ack(&answer).map_err(MllpError::NotHl7)?;
     if ack.control_id == control_id { Ok(ack) } else { Err(MllpError::OtherMessage) }

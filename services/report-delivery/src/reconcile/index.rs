@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use isocenter_domain::{
     Time,
-    id::CaseId,
+    id::{CaseId, DestinationId, TenantId},
     key::{DeliveryKey, LaneKey},
     record::delivery::Delivery,
+    refs::Ref,
 };
 use parking_lot::Mutex;
 
@@ -46,6 +47,18 @@ impl Index {
         state.lanes.keys().cloned().collect()
     }
 
+    /// The lanes to a destination on which something is to be delivered.
+    pub fn lanes_to(&self, tenant: &TenantId, to: &DestinationId) -> Vec<LaneKey> {
+        let lane = |n| LaneKey { tenant: tenant.clone(), destination: to.clone(), accession: Ref([n; 16]) };
+        let state = self.0.lock();
+        state.lanes.range(lane(0)..=lane(u8::MAX)).map(|(lane, _)| lane.clone()).collect()
+    }
+
+    /// When the first delivery of a lane was signed.
+    pub fn first_signed(&self, lane: &LaneKey) -> Option<Time> {
+        self.0.lock().lanes.get(lane)?.first().map(|(at, _)| *at)
+    }
+
     /// The cases of the first `most` deliveries of a lane, in the order of their signing.
     pub fn first_cases(&self, lane: &LaneKey, most: usize) -> BTreeSet<CaseId> {
         let state = self.0.lock();
@@ -80,7 +93,6 @@ mod tests {
         id::{CaseId, ReadId},
         key::ReportKey,
         record::{delivery::DeliveryState, report::ReportKind},
-        refs::Ref,
     };
 
     use super::*;
@@ -108,6 +120,9 @@ mod tests {
         let index = Index::default();
         assert_eq!(index.apply(&key(1), Some(&pending)), Some(lane.clone()));
         assert_eq!(index.apply(&key(2), Some(&pending)), Some(lane.clone()));
+        assert_eq!(index.lanes_to(&tenant, &"ris".parse().unwrap()), [lane.clone()]);
+        assert_eq!(index.lanes_to(&tenant, &"emr".parse().unwrap()), []);
+        assert_eq!(index.first_signed(&lane), Some(Time(5)));
         assert_eq!(index.first_cases(&lane, 4), BTreeSet::from([case.clone()]));
         assert_eq!(index.apply(&key(1), Some(&accepted)), Some(lane.clone()));
         assert_eq!(index.apply(&key(2), None), None);

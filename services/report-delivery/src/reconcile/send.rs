@@ -6,10 +6,11 @@ use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
     Kind, Kinded as _,
     document::{Manifest, ReportBody},
+    id::{DestinationId, TenantId},
     key::{DeliveryKey, RegistryItem, RegistryKey},
     record::{
         delivery::Delivery,
-        registry::{Destination, Entry},
+        registry::{Destination, Entry, Via},
         report::Report,
     },
     refs::Digest,
@@ -18,8 +19,11 @@ use isocenter_hl7::{
     Ack, Verdict,
     mllp::{Client, MllpError},
 };
-use isocenter_runtime::task::chain;
-use isocenter_store::table::{Mirror, Tables};
+use isocenter_runtime::{task::chain, tls};
+use isocenter_store::{
+    Revision,
+    table::{Mirror, Tables},
+};
 use isocenter_wire::document::Stored as _;
 use tokio::time::timeout;
 
@@ -28,30 +32,73 @@ use crate::{Error, message::Parts, plan::Ended};
 /// How much of an error a record keeps, in characters: records stay small.
 const ERROR_LIMIT: usize = 200;
 
-/// What is ready to be sent, or why there is nothing to send.
-pub(super) enum Ready {
-    /// This text, to this host and port.
-    Message { text: String, address: String },
+/// What is ready, or why it is not.
+pub(crate) enum Ready<T> {
+    /// It.
+    It(T),
     /// Nothing that time could change; a person has to look.
     Never(String),
     /// Not as things stand.
     NotNow(String),
 }
 
+/// A destination as it is registered.
+pub(crate) struct Registered {
+    pub destination: Destination,
+    /// By which change of the registry.
+    pub changed: Revision,
+}
+
+/// An HL7 message, and where it goes.
+pub(super) struct Hl7 {
+    text: String,
+    address: String,
+    tls: Option<tls::Client>,
+}
+
 /// Reads everything a message is made of, and makes it.
-pub(super) struct Preparer {
+#[derive(Debug)]
+pub(crate) struct Preparer {
     pub tables: Tables,
     pub registry: Mirror<Entry>,
     pub blobs: Blobs,
+    /// Where destinations are reached by MLLP over TLS.
+    pub tls: Option<tls::Client>,
 }
 
 impl Preparer {
-    /// Makes the message of a delivery ready.
+    /// Makes the HL7 message of a delivery ready.
     ///
     /// # Errors
     /// Only where store or blobs do not answer.
-    pub async fn prepare(&self, key: &DeliveryKey, delivery: &Delivery) -> Result<Ready, Error> {
-        let Some(to) = self.destination(key) else {
+    pub(super) async fn message(&self, key: &DeliveryKey, delivery: &Delivery) -> Result<Ready<Hl7>, Error> {
+        let parts = match self.prepare(key, delivery).await? {
+            Ready::It(parts) => parts,
+            Ready::Never(why) => return Ok(Ready::Never(why)),
+            Ready::NotNow(why) => return Ok(Ready::NotNow(why)),
+        };
+        let (address, tls) = match (&parts.to.via, &self.tls) {
+            (Via::Mllp(address), _) => (address.clone(), None),
+            (Via::MllpOverTls(address), Some(tls)) => (address.clone(), Some(tls.clone())),
+            (Via::MllpOverTls(_), None) => {
+                return Ok(Ready::NotNow(
+                    "MLLP over TLS needs certificates, which this process does not have".into(),
+                ));
+            }
+            (Via::Grpc, _) => return Ok(Ready::NotNow("its receiver has to fetch it".to_owned())),
+        };
+        Ok(match parts.oru().build() {
+            Ok(text) => Ready::It(Hl7 { text, address, tls }),
+            Err(e) => Ready::Never(format!("no message can be made of the report: {e}")),
+        })
+    }
+
+    /// Reads what a message is made of.
+    ///
+    /// # Errors
+    /// As [`Preparer::message`].
+    pub async fn prepare(&self, key: &DeliveryKey, delivery: &Delivery) -> Result<Ready<Parts>, Error> {
+        let Some(to) = self.destination(&key.report.tenant, &key.destination) else {
             return Ok(Ready::NotNow(format!("destination {} is not registered", key.destination)));
         };
         let Some(report) = self.tables.load::<Report>(&key.report).await? else {
@@ -70,18 +117,18 @@ impl Preparer {
             (Ok(body), Ok(manifest)) => (body, manifest),
             (Err(why), _) | (_, Err(why)) => return Ok(Ready::Never(why)),
         };
-        let parts = Parts { key, delivery, report: &report, body: &body, manifest: &manifest, to: &to };
-        Ok(match parts.oru().build() {
-            Ok(text) => Ready::Message { text, address: to.mllp },
-            Err(e) => Ready::Never(format!("no message can be made of the report: {e}")),
-        })
+        let (key, delivery, to) = (key.clone(), delivery.clone(), to.destination);
+        Ok(Ready::It(Parts { key, delivery, report, body, manifest, to }))
     }
 
-    fn destination(&self, key: &DeliveryKey) -> Option<Destination> {
-        let item = RegistryItem::Destination(key.destination.clone());
-        let entry = self.registry.get(&RegistryKey { tenant: key.report.tenant.clone(), item })?;
+    /// A destination, where it is registered.
+    pub fn destination(&self, tenant: &TenantId, to: &DestinationId) -> Option<Registered> {
+        let key = RegistryKey { tenant: tenant.clone(), item: RegistryItem::Destination(to.clone()) };
+        let entry = self.registry.get(&key)?;
         match &entry.record {
-            Entry::Destination(destination) => Some(destination.clone()),
+            Entry::Destination(destination) => {
+                Some(Registered { destination: destination.clone(), changed: entry.mod_revision })
+            }
             Entry::Site(_) | Entry::Reader(_) | Entry::Pool(_) | Entry::Ai(_) => None,
         }
     }
@@ -107,18 +154,15 @@ impl Preparer {
     }
 }
 
-/// Sends `text` over a connection of its own, which is closed when this returns or is dropped. Connecting and each answer
-/// may take `wait`, all of it `left`.
-pub(super) async fn exchange(
-    text: &str,
-    address: &str,
-    message_id: &str,
-    wait: Duration,
-    left: Duration,
-) -> Ended {
+/// Sends a message over a connection of its own, which is closed when this returns or is dropped. Connecting and each
+/// answer may take `wait`, all of it `left`.
+pub(super) async fn exchange(message: &Hl7, message_id: &str, wait: Duration, left: Duration) -> Ended {
     let talk = async {
-        let mut client = Client::connect(address, wait).await?;
-        let answer = client.send(text, wait).await;
+        let mut client = match &message.tls {
+            None => Client::connect(&message.address, wait).await?,
+            Some(tls) => Client::connect_tls(&message.address, tls, wait).await?,
+        };
+        let answer = client.send(&message.text, wait).await;
         if Verdict::of(&answer) == Verdict::CommitAccepted {
             return client.application_answer(message_id, wait).await;
         }

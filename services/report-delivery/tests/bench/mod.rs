@@ -117,6 +117,18 @@ impl Bench {
         self.register_via(name, Via::Mllp(address.to_string())).await;
     }
 
+    /// The destination is elsewhere from now on.
+    pub async fn move_to(&self, name: &str, via: Via) {
+        let item = RegistryItem::Destination(name.parse().unwrap());
+        let stored =
+            self.tables.load::<Entry>(&RegistryKey { tenant: tenant(), item }).await.unwrap().unwrap();
+        let entry =
+            Entry::Destination(Destination { via, application: "RIS".into(), facility: name.to_uppercase() });
+        let mut change = self.tables.change(Cause::role("routing"));
+        change.update(&stored, &entry, "replaced");
+        change.commit().await.unwrap();
+    }
+
     pub async fn register_via(&self, name: &str, via: Via) {
         let entry =
             Entry::Destination(Destination { via, application: "RIS".into(), facility: name.to_uppercase() });

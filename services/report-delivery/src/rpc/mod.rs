@@ -1,9 +1,11 @@
 //! `isocenter.v1.ReportDelivery`.
 
+pub(crate) mod watch;
+
 use data_encoding::BASE64URL_NOPAD;
 use isocenter_domain::{
     Kind, Kinded as _,
-    access::{Action, Principal},
+    access::{Action, Principal, Role},
     id::{DestinationId, ReadId},
     key::{self, DeliveryKey, ReportKey},
     record::delivery::{Delivery, DeliveryEvent, DeliveryState},
@@ -15,11 +17,12 @@ use isocenter_runtime::{
 use isocenter_store::table::{Cause, Mirror, Tables};
 use isocenter_wire::{
     timestamp,
-    v1::{self, report_delivery_server::ReportDelivery},
+    v1::{self, acknowledge_report_request::Outcome, report_delivery_server::ReportDelivery},
 };
 use tonic::{Request, Response, Status};
 
-use crate::Error;
+use self::watch::{Reports, Watches};
+use crate::{Error, plan::Told};
 
 /// Deliveries on a page where the caller does not say.
 const PAGE: usize = 100;
@@ -27,6 +30,8 @@ const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
 /// The longest request id. It is kept in the record.
 const REQUEST_ID_LIMIT: usize = 128;
+/// The longest id of a person and the longest code of a refusal. Both are kept in the record.
+const WORD_LIMIT: usize = 64;
 /// How often a replay is decided again after losing to another change. A dead letter has no other writer but replays.
 const TRIES: usize = 5;
 
@@ -35,11 +40,12 @@ const TRIES: usize = 5;
 pub(crate) struct Rpc {
     tables: Tables,
     deliveries: Mirror<Delivery>,
+    watches: Watches,
 }
 
 impl Rpc {
-    pub fn new(tables: Tables, deliveries: Mirror<Delivery>) -> Self {
-        Self { tables, deliveries }
+    pub fn new(watches: Watches) -> Self {
+        Self { tables: watches.book.tables.clone(), deliveries: watches.deliveries.clone(), watches }
     }
 
     /// Replays once: the same request again finds itself in the record and changes nothing.
@@ -106,19 +112,92 @@ impl ReportDelivery for Rpc {
     ) -> Result<Response<v1::Delivery>, Status> {
         let caller = allowed(&request, &Action::Operate)?;
         let request = request.into_inner();
-        let read: ReadId = parse(&request.report_id, "report_id")?;
-        let destination = parse(&request.destination_id, "destination_id")?;
-        if request.version == 0 {
-            return Err(Answer::invalid("version", "is counted from 1").status());
-        }
+        let key = delivery_key(&caller, &request.report_id, request.version, &request.destination_id)?;
         if request.request_id.is_empty() || request.request_id.len() > REQUEST_ID_LIMIT {
             return Err(Answer::invalid("request_id", "has 1 to 128 characters").status());
         }
-        let report = ReportKey { tenant: caller.tenant.clone(), read, version: request.version };
-        let key = DeliveryKey { report, destination };
         let cause = Cause::request(&request.request_id, &caller.subject).because("replay was asked for");
         let delivery = self.replay(&key, &cause).await.map_err(|e| status(&e))?;
         Ok(Response::new(shown(&key, &delivery)))
+    }
+
+    type WatchReportsStream = Reports;
+
+    async fn watch_reports(
+        &self,
+        request: Request<v1::WatchReportsRequest>,
+    ) -> Result<Response<Reports>, Status> {
+        let caller = allowed(&request, &Action::SeePatient)?;
+        let request = request.into_inner();
+        let to = parse(&request.destination_id, "destination_id")?;
+        receiver(&caller, &to)?;
+        let wrong = || Answer::invalid("max_unacknowledged", "is not 1 to 256, or 0 for 32").status();
+        let window = Watches::window(request.max_unacknowledged).ok_or_else(wrong)?;
+        self.watches.open(caller, to, window).await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn acknowledge_report(
+        &self,
+        request: Request<v1::AcknowledgeReportRequest>,
+    ) -> Result<Response<v1::Delivery>, Status> {
+        let caller = allowed(&request, &Action::SeePatient)?;
+        let request = request.into_inner();
+        let key = delivery_key(&caller, &request.report_id, request.version, &request.destination_id)?;
+        receiver(&caller, &key.destination)?;
+        let told = told(request.outcome)?;
+        let op_id = isocenter_runtime::random::uuid_v7().to_string();
+        let cause = Cause::request(&op_id, &caller.subject).because("its receiver says so");
+        let book = &self.watches.book;
+        let delivery = book.tell(&key, &request.message_id, &told, &cause).await.map_err(|e| status(&e))?;
+        Ok(Response::new(shown(&key, &delivery)))
+    }
+}
+
+fn delivery_key(caller: &Principal, read: &str, version: u32, to: &str) -> Result<DeliveryKey, Status> {
+    let read: ReadId = parse(read, "report_id")?;
+    let destination = parse(to, "destination_id")?;
+    if version == 0 {
+        return Err(Answer::invalid("version", "is counted from 1").status());
+    }
+    Ok(DeliveryKey { report: ReportKey { tenant: caller.tenant.clone(), read, version }, destination })
+}
+
+/// Reports are for the destination itself: the network's system whose certificate bears the destination's id as its
+/// common name.
+fn receiver(caller: &Principal, to: &DestinationId) -> Result<(), Status> {
+    let named = |name: &str| caller.subject.split(',').any(|part| part.strip_prefix("CN=") == Some(name));
+    match caller.role {
+        Role::Developer => Ok(()),
+        Role::Network if named(to.as_str()) => Ok(()),
+        Role::Network | Role::Operator | Role::Reader(_) | Role::Vendor(_) | Role::Node => {
+            Err(status(&Error::NotYours(to.clone())))
+        }
+    }
+}
+
+/// What the receiver says. Neither an id nor a code has room for what a person would write about a patient.
+fn told(outcome: Option<Outcome>) -> Result<Told, Status> {
+    let word = |text: &str, also: fn(u8) -> bool| {
+        let fits = !text.is_empty() && text.len() <= WORD_LIMIT;
+        fits && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || also(b))
+    };
+    match outcome {
+        None => Err(Answer::invalid("outcome", "is absent; say accepted or refused").status()),
+        Some(Outcome::Accepted(v1::ReportAccepted { viewed_by })) if viewed_by.is_empty() => {
+            Ok(Told::Accepted { viewed_by: None })
+        }
+        Some(Outcome::Accepted(v1::ReportAccepted { viewed_by: by })) => {
+            if word(&by, |b| b.is_ascii_lowercase() || b".@-".contains(&b)) {
+                return Ok(Told::Accepted { viewed_by: Some(by) });
+            }
+            Err(Answer::invalid("accepted.viewed_by", "is not 1 to 64 of letters, digits and .@_-").status())
+        }
+        Some(Outcome::Refused(v1::ReportRefused { reason })) => {
+            if word(&reason, |_| false) {
+                return Ok(Told::Refused { reason: format!("receiver refused it: {reason}") });
+            }
+            Err(Answer::invalid("refused.reason", "is not a code of 1 to 64 of A-Z, 0-9 and _").status())
+        }
     }
 }
 
@@ -163,16 +242,18 @@ const fn state_of(state: &DeliveryState) -> v1::DeliveryState {
         DeliveryState::Sent { .. } => v1::DeliveryState::Sent,
         DeliveryState::Retrying { .. } => v1::DeliveryState::Retrying,
         DeliveryState::ApplicationAccepted { .. } => v1::DeliveryState::ApplicationAccepted,
+        DeliveryState::Viewed { .. } => v1::DeliveryState::Viewed,
         DeliveryState::DeadLetter { .. } => v1::DeliveryState::DeadLetter,
     }
 }
 
 fn shown(key: &DeliveryKey, delivery: &Delivery) -> v1::Delivery {
-    let (next, error) = match &delivery.state {
-        DeliveryState::Retrying { next, error } => (Some(*next), error.as_str()),
-        DeliveryState::DeadLetter { reason, .. } => (None, reason.as_str()),
+    let (next, error, viewed_by) = match &delivery.state {
+        DeliveryState::Retrying { next, error } => (Some(*next), error.as_str(), ""),
+        DeliveryState::DeadLetter { reason, .. } => (None, reason.as_str(), ""),
+        DeliveryState::Viewed { by, .. } => (None, "", by.as_str()),
         DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::ApplicationAccepted { .. } => {
-            (None, "")
+            (None, "", "")
         }
     };
     v1::Delivery {
@@ -184,5 +265,6 @@ fn shown(key: &DeliveryKey, delivery: &Delivery) -> v1::Delivery {
         next_attempt_at: next.map(timestamp),
         last_error: error.to_owned(),
         message_id: delivery.message_id.clone(),
+        viewed_by: viewed_by.to_owned(),
     }
 }
