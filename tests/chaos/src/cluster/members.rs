@@ -1,0 +1,242 @@
+//! The etcd under the cluster: real members, each frozen, killed, parted, starved and restored at will.
+
+use std::{
+    fs::OpenOptions,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use isocenter_testkit::{Host, Network};
+use tokio::process::{Child, Command};
+
+use super::process::{Signal, signal};
+use crate::http;
+
+/// How long the cluster may take to elect a leader.
+const START: Duration = Duration::from_secs(60);
+/// The ports inside a namespace, where no other server is.
+const PORTS: (u16, u16) = (2379, 2380);
+
+/// The members.
+#[derive(Debug)]
+pub struct Members {
+    folder: PathBuf,
+    members: Vec<Member>,
+    network: Option<Network>,
+    quota: Option<u64>,
+    /// How often it was restored: each is another cluster with its own data.
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
+    client: SocketAddr,
+    peer: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Members {
+    /// Starts `size` members below `folder`, each on a host of its own where there is a network; `quota` in bytes. Returns when
+    /// there is a leader.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub async fn start(
+        folder: &Path,
+        size: usize,
+        network: Option<Network>,
+        quota: Option<u64>,
+    ) -> Result<Self> {
+        let addresses = match &network {
+            Some(network) => (0..size).map(|n| inside(network, n)).collect(),
+            None => free(size)?,
+        };
+        let members = addresses.into_iter().enumerate();
+        let members = members
+            .map(|(n, (client, peer))| Member { name: format!("m{n}"), client, peer, child: None })
+            .collect();
+        let mut started = Self { folder: folder.to_owned(), members, network, quota, generation: 0 };
+        for member in 0..size {
+            started.run(member)?;
+        }
+        started.serving().await?;
+        Ok(started)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Where each serves its clients.
+    #[must_use]
+    pub fn clients(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(|member| member.client).collect()
+    }
+
+    /// The network, where the members have one.
+    pub fn network(&mut self) -> Option<&mut Network> {
+        self.network.as_mut()
+    }
+
+    /// Ends a member at once; its data stay.
+    pub async fn kill(&mut self, member: usize) {
+        if let Some(mut child) = self.members[member].child.take() {
+            drop(child.kill().await);
+        }
+    }
+
+    /// Freezes or thaws a member.
+    pub async fn signal(&self, member: usize, which: Signal) {
+        if let Some(pid) = self.members[member].child.as_ref().and_then(Child::id) {
+            signal(pid, which).await;
+        }
+    }
+
+    /// Starts a member that was killed, without waiting for it; one that runs is left alone.
+    ///
+    /// # Errors
+    /// If the program does not start.
+    pub fn run(&mut self, member: usize) -> Result<()> {
+        if self.members[member].child.is_some() {
+            return Ok(());
+        }
+        let child = self.command(member)?.spawn().context("etcd does not start: install etcd-server")?;
+        self.members[member].child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until every member that runs serves, with a leader.
+    ///
+    /// # Errors
+    /// If that takes more than a minute.
+    pub async fn serving(&self) -> Result<()> {
+        let all = async {
+            for member in self.members.iter().filter(|member| member.child.is_some()) {
+                while http::get(member.client, "/health").await.is_none_or(|(status, _)| status != 200) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        tokio::time::timeout(START, all).await.context("etcd has no leader")
+    }
+
+    /// The number of the member that leads.
+    ///
+    /// # Errors
+    /// If none does, or none tells.
+    pub async fn leader(&self) -> Result<usize> {
+        for (n, member) in self.members.iter().enumerate() {
+            if member.child.is_none() {
+                continue;
+            }
+            let Ok(told) = self.ctl(Some(n), &["endpoint", "status", "-w", "json"]).await else { continue };
+            let told: serde_json::Value = serde_json::from_str(&told)?;
+            let status = &told[0]["Status"];
+            if status["leader"] == status["header"]["member_id"] {
+                return Ok(n);
+            }
+        }
+        bail!("no member says that it leads")
+    }
+
+    /// Runs `etcdctl` against one member, or all of them.
+    ///
+    /// # Errors
+    /// If it fails, with what it says.
+    pub async fn ctl(&self, member: Option<usize>, arguments: &[&str]) -> Result<String> {
+        let endpoints = match member {
+            Some(member) => self.members[member].client.to_string(),
+            None => self.clients().iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        };
+        let mut command = Command::new("etcdctl");
+        command.args(["--endpoints", &endpoints, "--command-timeout", "30s"]).args(arguments);
+        run(command).await
+    }
+
+    /// Ends every member, and starts as many anew from a snapshot, at the same addresses: another cluster, whose revision has gone
+    /// back.
+    ///
+    /// # Errors
+    /// If `etcdctl` refuses, or the members do not start.
+    pub async fn restore(&mut self, snapshot: &Path) -> Result<()> {
+        for member in 0..self.members.len() {
+            self.kill(member).await;
+        }
+        self.generation += 1;
+        for member in 0..self.members.len() {
+            let (data, token) = (self.data(member), self.token());
+            let own = &self.members[member];
+            let mut command = Command::new("etcdctl");
+            command.args(["snapshot", "restore"]).arg(snapshot).args(["--name", &own.name, "--data-dir"]);
+            command.arg(data).args(["--initial-cluster", &self.initial(), "--initial-cluster-token", &token]);
+            command.args(["--initial-advertise-peer-urls", &format!("http://{}", own.peer)]);
+            run(command).await?;
+        }
+        for member in 0..self.members.len() {
+            self.run(member)?;
+        }
+        self.serving().await
+    }
+
+    fn command(&self, n: usize) -> Result<Command> {
+        let member = &self.members[n];
+        let log = self.folder.join(format!("etcd-{}.log", member.name));
+        let log = OpenOptions::new().create(true).append(true).open(log)?;
+        let prefix = self.network.as_ref().map(|network| network.enter(n)).unwrap_or_default();
+        let mut words = prefix.into_iter().chain(["etcd".to_owned()]);
+        let mut command = Command::new(words.next().context("there is a word")?);
+        let (client, peer) = (format!("http://{}", member.client), format!("http://{}", member.peer));
+        command.args(words).args(["--name", &member.name]).arg("--data-dir").arg(self.data(n));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &self.initial(), "--initial-cluster-token", &self.token()]);
+        command.args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"]);
+        command.args(["--log-outputs", "stderr", "--log-level", "warn"]);
+        if let Some(quota) = self.quota {
+            command.args(["--quota-backend-bytes", &quota.to_string()]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        Ok(command)
+    }
+
+    fn data(&self, member: usize) -> PathBuf {
+        self.folder.join(format!("etcd-{}.{}", self.members[member].name, self.generation))
+    }
+
+    fn token(&self) -> String {
+        format!("chaos-{}", self.generation)
+    }
+
+    fn initial(&self) -> String {
+        let member = |member: &Member| format!("{}=http://{}", member.name, member.peer);
+        self.members.iter().map(member).collect::<Vec<_>>().join(",")
+    }
+}
+
+async fn run(mut command: Command) -> Result<String> {
+    let ran = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let ran = ran.context("etcdctl does not start: install etcd-client")?;
+    if !ran.status.success() {
+        bail!("etcdctl: {}", String::from_utf8_lossy(&ran.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+fn inside(network: &Network, host: usize) -> (SocketAddr, SocketAddr) {
+    let ip = IpAddr::V4(network.address(Host::Inside(host)));
+    (SocketAddr::new(ip, PORTS.0), SocketAddr::new(ip, PORTS.1))
+}
+
+/// Free ports, all held at once so that they differ, and freed together before the servers take them.
+fn free(size: usize) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+    let held = (0..2 * size).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    let ports = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    Ok(ports.chunks(2).map(|pair| (pair[0], pair[1])).collect())
+}
