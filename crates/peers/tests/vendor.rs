@@ -13,7 +13,8 @@ use isocenter_peers::{
 use isocenter_runtime::task::{Drained, Tasks};
 use isocenter_wire::v1::{
     AiRefusalReason, AnalyzeRequest, AnalyzeResponse, CancelRequest, DescribeRequest, FetchInstancesRequest,
-    FetchInstancesResponse, InstanceEnd, InstanceReference, SeriesReference,
+    FetchInstancesResponse, GetServiceHealthRequest, GetServiceHealthResponse, InstanceEnd,
+    InstanceReference, SeriesReference,
     ai_dispatch_server::{AiDispatch, AiDispatchServer},
     ai_inference_client::AiInferenceClient,
     analyze_response::Outcome,
@@ -61,6 +62,13 @@ impl AiDispatch for Dispatcher {
         }
         let parts: Vec<_> = parts.into_iter().map(|p| Ok(FetchInstancesResponse { part: Some(p) })).collect();
         Ok(Response::new(tokio_stream::iter(parts)))
+    }
+
+    async fn get_service_health(
+        &self,
+        _: Request<GetServiceHealthRequest>,
+    ) -> Result<Response<GetServiceHealthResponse>, Status> {
+        Err(Status::unimplemented("this dispatcher serves pixels only"))
     }
 }
 

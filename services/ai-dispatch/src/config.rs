@@ -5,7 +5,7 @@ use std::time::Duration;
 use isocenter_runtime::{config::Period, retry::Schedule};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, plan::breaker::Tolerance};
 
 /// The section `ai`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,24 @@ pub struct Config {
     pub max_retry: Period,
     /// How long what a service says of itself is believed before it is asked again.
     pub describe: Period,
+    /// When a service that keeps failing is left alone. Each process judges for itself.
+    pub breaker: Breaker,
+}
+
+/// The section `ai.breaker`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// How many failed calls in a row open it.
+    pub failures: u32,
+    /// How long no call is made then; after that one call shows whether the service is well.
+    pub open: Period,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 5, open: Period(Duration::from_secs(30)) }
+    }
 }
 
 impl Default for Config {
@@ -33,6 +51,7 @@ impl Default for Config {
             first_retry: seconds(1),
             max_retry: seconds(30),
             describe: seconds(5 * 60),
+            breaker: Breaker::default(),
         }
     }
 }
@@ -56,7 +75,17 @@ impl Config {
         if self.describe.0.is_zero() {
             return wrong("describe", "is zero: services would be asked without pause");
         }
+        if self.breaker.failures == 0 {
+            return wrong("breaker.failures", "is zero: no service would ever be called");
+        }
+        if self.breaker.open.0.is_zero() {
+            return wrong("breaker.open", "is zero: a service that fails would be called without pause");
+        }
         Ok(())
+    }
+
+    pub(crate) const fn tolerance(&self) -> Tolerance {
+        Tolerance { failures: self.breaker.failures, open: self.breaker.open.0 }
     }
 
     /// When a call that failed is made again.
@@ -80,6 +109,14 @@ mod tests {
             (Config { first_retry: zero, ..Config::default() }, "ai.first_retry is zero"),
             (Config { max_retry: zero, ..Config::default() }, "ai.first_retry is longer"),
             (Config { describe: zero, ..Config::default() }, "ai.describe is zero"),
+            (
+                Config { breaker: Breaker { failures: 0, ..Breaker::default() }, ..Config::default() },
+                "ai.breaker.failures is zero",
+            ),
+            (
+                Config { breaker: Breaker { open: zero, ..Breaker::default() }, ..Config::default() },
+                "ai.breaker.open is zero",
+            ),
         ] {
             let refused = config.check().unwrap_err().to_string();
             assert!(refused.starts_with(message), "{refused}");

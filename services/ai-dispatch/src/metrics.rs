@@ -1,8 +1,11 @@
 //! What is counted, under `isocenter_ai_dispatch_…`. The label `service` holds ids of the registry, which are few and
 //! chosen by operators.
 
+use isocenter_domain::id::AiServiceId;
 use isocenter_reconcile::Hooks;
 use isocenter_runtime::metrics::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Metrics as Registry};
+
+use crate::plan::breaker::Standing;
 
 /// The metrics of this role.
 #[derive(Clone, Debug)]
@@ -13,6 +16,8 @@ pub(crate) struct Metrics {
     pub answers: HistogramVec,
     /// Calls under way from this process, by service.
     pub in_flight: IntGaugeVec,
+    /// Whether the breaker of a service is open here: 1, or 0.
+    open: IntGaugeVec,
     /// Calls, by service and how they ended.
     pub calls: IntCounterVec,
     /// Instances sent to services.
@@ -34,15 +39,25 @@ impl Metrics {
                 "From a call to its answer or to giving up.",
                 &["service"],
             ),
+            open: scope.gauge_vec("breaker_open", "Whether a service is left alone: 1, or 0.", &["service"]),
             in_flight: scope.gauge_vec("in_flight", "Calls under way.", &["service"]),
             calls: scope.counter_vec(
                 "calls_total",
-                "Calls by end: answered, declined, unavailable, invalid-answer, error, timed-out, dropped.",
+                "Calls by end: answered, declined, busy, unavailable, invalid-answer, error, timed-out, dropped.",
                 both,
             ),
             instances: scope.counter("instances_sent_total", "Instances sent to services."),
             refused: scope.counter("fetches_refused_total", "Requests for pixels that were refused."),
             hooks: Hooks::new(&scope),
         }
+    }
+
+    /// Notes where the breaker of a service stands.
+    pub fn tell(&self, service: &AiServiceId, standing: Standing) {
+        let open = match standing {
+            Standing::Ready => 0,
+            Standing::Open { .. } | Standing::Probing => 1,
+        };
+        self.open.with_label_values(&[service.as_str()]).set(open);
     }
 }

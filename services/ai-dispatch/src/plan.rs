@@ -1,5 +1,7 @@
 //! What is to be done about analyses. Pure: the same records at the same time give the same decision.
 
+pub(crate) mod breaker;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use isocenter_domain::{
@@ -16,6 +18,8 @@ use isocenter_domain::{
     },
 };
 use isocenter_runtime::retry::Schedule;
+
+use self::breaker::{Standing, Verdict};
 
 /// What a study's analyses need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,27 +124,91 @@ pub(crate) fn decide(task: &AiTask, service: Option<&AiService>, ours: bool, now
     }
 }
 
-/// What a service says of itself, as far as dispatch minds it.
+/// How a task ends whose deadline has come: its event, and why, for the journal. `standing` is that of its service here,
+/// `serving` whether the service says that it serves.
+pub(crate) fn expired(task: &AiTask, standing: Standing, serving: bool) -> (AiTaskEvent, &'static str) {
+    let called = task.attempts > 0;
+    let well = serving && standing == Standing::Ready;
+    match &task.state {
+        AiTaskState::Pending { .. } if !called && !well => {
+            let why = if serving {
+                "the service failed too often and was left alone"
+            } else {
+                "the service did not serve"
+            };
+            (AiTaskEvent::Skipped { why: SkipReason::Unavailable }, why)
+        }
+        AiTaskState::Pending { .. } if !called => (AiTaskEvent::Expired, "its turn did not come in time"),
+        AiTaskState::Pending { .. } => (AiTaskEvent::Expired, "no further call was made in time"),
+        AiTaskState::Dispatched { .. }
+        | AiTaskState::Succeeded(_)
+        | AiTaskState::Late(_)
+        | AiTaskState::Rejected { .. }
+        | AiTaskState::Failed(_)
+        | AiTaskState::TimedOut
+        | AiTaskState::Skipped { .. }
+        | AiTaskState::Cancelled => (AiTaskEvent::Expired, "the service did not answer in time"),
+    }
+}
+
+/// What a service says of itself, as far as dispatch minds it. A list that is empty takes anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
-    /// Modality (0008,0060) values it takes; empty: any.
+    /// Modality (0008,0060) values it takes.
     pub modalities: Vec<String>,
+    /// Body Part Examined (0018,0015) values it takes.
+    pub body_parts: Vec<String>,
+    /// Transfer Syntax UIDs it takes.
+    pub transfer_syntaxes: Vec<String>,
     /// Analyses it takes at once, from 1.
     pub max_concurrency: usize,
+    /// The model that it says it is.
+    pub model: Model,
 }
 
-/// How many calls of the service may be under way. A service that does not describe itself is held to the registry alone.
-pub(crate) fn limit(service: &AiService, description: Option<&Description>) -> usize {
+/// A model and its version, as a vendor names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Model {
+    /// Its name.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Description {
+    /// Whether an answer of `model` is one of the model described. What is left open is not held against an answer.
+    pub fn announces(&self, model: &Model) -> bool {
+        let same = |said: &str, answered: &str| said.is_empty() || said == answered;
+        same(&self.model.id, &model.id) && same(&self.model.version, &model.version)
+    }
+}
+
+/// How many calls of the service may be under way from this process, of which `replicas` work side by side. A service that
+/// does not describe itself is held to the registry alone. Where there are more replicas than it takes calls, each still
+/// makes one: the service says that it is busy, and is asked again.
+pub(crate) fn limit(service: &AiService, description: Option<&Description>, replicas: usize) -> usize {
     let registered = usize::try_from(service.max_concurrency).unwrap_or(usize::MAX).max(1);
-    description.map_or(registered, |d| d.max_concurrency.min(registered))
+    let all = description.map_or(registered, |d| d.max_concurrency.min(registered));
+    (all / replicas.max(1)).max(1)
 }
 
-/// Whether the service takes any of these images.
-pub(crate) fn takes(description: Option<&Description>, images: &Images) -> bool {
-    let Some(wanted) = description.map(|d| &d.modalities).filter(|wanted| !wanted.is_empty()) else {
-        return true;
-    };
-    images.series.values().any(|series| wanted.contains(&series.modality))
+/// Why the service takes none of these images, if it does not. An absent body part is not held against an image.
+pub(crate) fn refuses(description: Option<&Description>, images: &Images) -> Option<SkipReason> {
+    let description = description?;
+    let any = |list: &[String], value: &str| list.is_empty() || list.iter().any(|own| own == value);
+    let modality = |s: &&Series| any(&description.modalities, &s.modality);
+    let part = |s: &&Series| s.body_part.is_empty() || any(&description.body_parts, &s.body_part);
+    let syntax = |i: &Instance| any(&description.transfer_syntaxes, i.transfer_syntax.as_str());
+    let mut of_modality = images.series.values().filter(modality).peekable();
+    if of_modality.peek().is_none() {
+        return Some(SkipReason::NotForModality);
+    }
+    let mut of_part = of_modality.filter(part).peekable();
+    if of_part.peek().is_none() {
+        return Some(SkipReason::NotForBodyPart);
+    }
+    let taken = of_part.any(|series| series.instances.values().any(syntax));
+    (!taken).then_some(SkipReason::NotForTransferSyntax)
 }
 
 /// When a claim made now lapses.
@@ -176,7 +244,29 @@ impl Heard {
             Self::Nothing => "timed-out",
         }
     }
+
+    /// What it says of the service, to which the task could give `whole` and whose call took `took`.
+    ///
+    /// A service that was called when little time was left, because many tasks waited for it, is not ill for not having
+    /// answered: it would be left alone for being asked too much.
+    pub fn verdict(&self, took: Duration, whole: Duration) -> Verdict {
+        match self {
+            Self::Result(_) => Verdict::Well,
+            Self::Declined(reason) if *reason == OTHER => Verdict::Ill,
+            Self::Declined(_) => Verdict::Well,
+            Self::Failed { failure: AiFailure::Busy, .. } => Verdict::Nothing,
+            Self::Failed {
+                failure: AiFailure::Unavailable | AiFailure::InvalidAnswer | AiFailure::Error,
+                ..
+            } => Verdict::Ill,
+            Self::Nothing if took.saturating_mul(2) >= whole => Verdict::Ill,
+            Self::Nothing => Verdict::Nothing,
+        }
+    }
 }
+
+/// The reason for declining that counts against a service.
+pub(crate) const OTHER: &str = "other";
 
 /// Whether what attempt number `attempt` heard still says something about `task`. An answer says it whoever has claimed
 /// the task since; that a call failed says nothing about somebody else's.
@@ -214,7 +304,9 @@ pub(crate) fn event(
         Heard::Nothing => Some(AiTaskEvent::Expired),
         Heard::Declined(reason) => Some(AiTaskEvent::Declined { reason: (*reason).to_owned() }),
         Heard::Failed { failure, again } => {
-            let more = *again && task.attempts < max_attempts;
+            // Turning a call away costs nobody anything: it is made again for as long as its answer would matter.
+            let busy = *failure == AiFailure::Busy;
+            let more = *again && (busy || task.failures + 1 < max_attempts);
             let retry_at = more.then(|| schedule.next(task.attempts, at));
             Some(AiTaskEvent::CallFailed { failure: *failure, retry_at })
         }

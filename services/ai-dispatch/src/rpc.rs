@@ -1,8 +1,10 @@
-//! `AiDispatch.FetchInstances`: pixels for the service that analyses them.
+//! `AiDispatch`: pixels for the service that analyses them, and how services stand.
 //!
-//! The token of the task is the credential, the whole of it: a vendor's service needs no certificate of the network and
+//! For pixels the token of the task is the credential, the whole of it: a vendor's service needs no certificate of the network and
 //! no principal. A token is made for one service and one study revision, and dies with the claim it was made for; the
 //! registry is asked besides, so that a service which may no longer receive originals gets none from that moment.
+
+pub(crate) mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +25,8 @@ use isocenter_domain::{
 use isocenter_runtime::{clock::Clock, secret::Secret, status::status, telemetry::trace};
 use isocenter_store::table::Mirror;
 use isocenter_wire::v1::{
-    FetchInstancesRequest, FetchInstancesResponse, InstanceEnd, ai_dispatch_server::AiDispatch,
-    fetch_instances_response::Part,
+    FetchInstancesRequest, FetchInstancesResponse, GetServiceHealthRequest, GetServiceHealthResponse,
+    InstanceEnd, ai_dispatch_server::AiDispatch, fetch_instances_response::Part,
 };
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -74,6 +76,7 @@ pub(crate) struct Rpc {
     pub tasks: Mirror<AiTask>,
     pub metrics: Metrics,
     pub streams: Streams,
+    pub services: services::Services,
 }
 
 #[tonic::async_trait]
@@ -89,6 +92,13 @@ impl AiDispatch for Rpc {
             self.metrics.refused.inc();
         }
         opened.map(Response::new)
+    }
+
+    async fn get_service_health(
+        &self,
+        request: Request<GetServiceHealthRequest>,
+    ) -> Result<Response<GetServiceHealthResponse>, Status> {
+        self.services.health(&request).await.map(Response::new)
     }
 }
 

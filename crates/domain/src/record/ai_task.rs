@@ -62,6 +62,8 @@ pub enum AiFailure {
     InvalidAnswer,
     /// It answered with an error.
     Error,
+    /// It had as many analyses as it takes at once, to the end.
+    Busy,
 }
 
 /// Why a task was never sent.
@@ -73,6 +75,27 @@ pub enum SkipReason {
     MayNotReceive,
     /// The service says it does not take this modality.
     NotForModality,
+    /// The service says it does not take this body part.
+    NotForBodyPart,
+    /// The service says it does not take any transfer syntax in which images of the study are kept.
+    NotForTransferSyntax,
+    /// The service was not well from the first to the deadline.
+    Unavailable,
+}
+
+impl SkipReason {
+    /// The reason's name in events and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotRegistered => "not-registered",
+            Self::MayNotReceive => "may-not-receive",
+            Self::NotForModality => "not-for-modality",
+            Self::NotForBodyPart => "not-for-body-part",
+            Self::NotForTransferSyntax => "not-for-transfer-syntax",
+            Self::Unavailable => "unavailable",
+        }
+    }
 }
 
 /// An analysis.
@@ -86,6 +109,8 @@ pub struct AiTask {
     pub deadline_at: Time,
     /// Calls made.
     pub attempts: u32,
+    /// Of these, failed; calls that were turned away for the time being, or whose dispatcher died, are none.
+    pub failures: u32,
     /// The manifest analysed.
     pub manifest: Digest,
 }
@@ -153,7 +178,7 @@ impl AiTask {
     #[must_use]
     pub const fn requested(manifest: Digest, now: Time, deadline_at: Time) -> Self {
         let state = AiTaskState::Pending { not_before: now };
-        Self { state, requested_at: now, deadline_at, attempts: 0, manifest }
+        Self { state, requested_at: now, deadline_at, attempts: 0, failures: 0, manifest }
     }
 
     /// The probability that may order the queue: only of an answer that came in time.
@@ -195,6 +220,7 @@ impl AiTask {
                 Vec::new()
             }
             (S::Dispatched { .. }, AiTaskEvent::CallFailed { failure, retry_at }) => {
+                self.failures += u32::from(failure != AiFailure::Busy);
                 self.state = match retry_at {
                     Some(at) if at < self.deadline_at => S::Pending { not_before: at },
                     Some(_) | None => S::Failed(failure),
@@ -328,6 +354,7 @@ impl AiFailure {
             Self::Unavailable => "unavailable",
             Self::InvalidAnswer => "invalid-answer",
             Self::Error => "error",
+            Self::Busy => "busy",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! than it said it would. [`Misbehaviour`] makes it break the contract in the ways that the other side must survive.
 //! It speaks plaintext and is for loopback.
 
+pub mod conformance;
 mod fetch;
 mod jobs;
 mod service;
@@ -115,10 +116,13 @@ impl Vendor {
             stop: tasks.token(),
         });
         let service = AiInferenceServer::new(service::Inference { shared: Arc::clone(&shared) });
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<AiInferenceServer<service::Inference>>().await;
         let stop = tasks.token();
         tasks.background("sample vendor", async move {
             let serving = tonic::transport::Server::builder()
                 .add_service(service)
+                .add_service(health_service)
                 .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
             if let Err(error) = serving.await {
                 tracing::error!(error = %isocenter_runtime::task::chain(&error), "sample vendor ended");

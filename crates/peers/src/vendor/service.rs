@@ -7,7 +7,7 @@ use isocenter_wire::v1::{
     CancelResponse, DescribeRequest, DescribeResponse, InstanceReference, ai_inference_server::AiInference,
     analyze_response::Outcome as Answer,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     Misbehaviour, Shared,
@@ -42,6 +42,7 @@ impl AiInference for Inference {
     }
 
     async fn analyze(&self, request: Request<AnalyzeRequest>) -> Result<Response<AnalyzeResponse>, Status> {
+        let limit = timeout(request.metadata()).map_or(LIMIT, |timeout| timeout.min(LIMIT));
         let request = request.into_inner();
         if request.request_id.is_empty() || request.study_instance_uid.is_empty() {
             return Err(Status::invalid_argument("request_id and study_instance_uid are required"));
@@ -63,9 +64,9 @@ impl AiInference for Inference {
                 shared.count(|c| c.begun += 1);
                 // A task of its own: the work goes on when the caller's connection does not, and a retry finds it.
                 let (shared, job_of_task) = (Arc::clone(shared), Arc::clone(&job));
-                self.shared
-                    .tasks
-                    .background("sample analysis", async move { shared.run(request, &job_of_task).await });
+                self.shared.tasks.background("sample analysis", async move {
+                    shared.run(request, limit, &job_of_task).await
+                });
                 job
             }
         };
@@ -89,7 +90,7 @@ impl Shared {
     }
 
     /// Does one analysis and tells everybody who waits for it.
-    async fn run(&self, request: AnalyzeRequest, job: &Job) {
+    async fn run(&self, request: AnalyzeRequest, limit: Duration, job: &Job) {
         let misbehaviour = *self.misbehaviour.lock();
         let outcome = tokio::select! {
             biased;
@@ -97,7 +98,7 @@ impl Shared {
                 self.count(|c| c.cancelled += 1);
                 Err(Status::cancelled("cancelled"))
             }
-            () = tokio::time::sleep(LIMIT) => Err(Status::deadline_exceeded("the analysis took too long")),
+            () = tokio::time::sleep(limit) => Err(Status::deadline_exceeded("the analysis took too long")),
             outcome = self.behave(&request, misbehaviour) => outcome,
         };
         match &outcome {
@@ -166,6 +167,22 @@ impl Shared {
             model_version: env!("CARGO_PKG_VERSION").to_owned(),
             outcome: Some(outcome),
         }
+    }
+}
+
+/// How long the caller waits (gRPC over HTTP/2, "Timeout"): what goes on longer keeps a place for nobody.
+fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
     }
 }
 

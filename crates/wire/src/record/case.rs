@@ -115,6 +115,7 @@ impl Stored for AiTask {
             requested_at: self.requested_at.0,
             deadline_at: self.deadline_at.0,
             attempts: self.attempts,
+            failures: self.failures,
             manifest: self.manifest.0.to_vec(),
             ..Default::default()
         };
@@ -145,6 +146,7 @@ impl Stored for AiTask {
                 1 => AiFailure::Unavailable,
                 2 => AiFailure::InvalidAnswer,
                 3 => AiFailure::Error,
+                4 => AiFailure::Busy,
                 other => return field::unknown("ai_task.cause", other),
             }),
             7 => S::TimedOut,
@@ -153,6 +155,9 @@ impl Stored for AiTask {
                     1 => SkipReason::NotRegistered,
                     2 => SkipReason::MayNotReceive,
                     3 => SkipReason::NotForModality,
+                    4 => SkipReason::NotForBodyPart,
+                    5 => SkipReason::NotForTransferSyntax,
+                    6 => SkipReason::Unavailable,
                     other => return field::unknown("ai_task.cause", other),
                 },
             },
@@ -164,6 +169,7 @@ impl Stored for AiTask {
             requested_at: Time(t.requested_at),
             deadline_at: Time(t.deadline_at),
             attempts: t.attempts,
+            failures: t.failures,
             manifest: field::digest(&t.manifest, "ai_task.manifest")?,
         })
     }
@@ -174,6 +180,7 @@ const fn failure_number(failure: AiFailure) -> u32 {
         AiFailure::Unavailable => 1,
         AiFailure::InvalidAnswer => 2,
         AiFailure::Error => 3,
+        AiFailure::Busy => 4,
     }
 }
 
@@ -182,6 +189,9 @@ const fn skip_number(why: SkipReason) -> u32 {
         SkipReason::NotRegistered => 1,
         SkipReason::MayNotReceive => 2,
         SkipReason::NotForModality => 3,
+        SkipReason::NotForBodyPart => 4,
+        SkipReason::NotForTransferSyntax => 5,
+        SkipReason::Unavailable => 6,
     }
 }
 

@@ -6,7 +6,7 @@ use isocenter_domain::{
     Time,
     id::{CaseId, ReadId},
     record::{
-        ai_task::{AiAnswer, AiTask, AiTaskState},
+        ai_task::{AiAnswer, AiFailure, AiTask, AiTaskState, SkipReason},
         case::{Case, CaseState},
         delivery::{Delivery, DeliveryState},
         intake::Intake,
@@ -91,6 +91,20 @@ fn every_record_reads_back_and_is_small() {
         at: Time(8),
     });
     round_trip(&task);
+    task.failures = 2;
+    for why in [
+        SkipReason::NotRegistered,
+        SkipReason::MayNotReceive,
+        SkipReason::NotForModality,
+        SkipReason::NotForBodyPart,
+        SkipReason::NotForTransferSyntax,
+        SkipReason::Unavailable,
+    ] {
+        round_trip(&AiTask { state: AiTaskState::Skipped { why }, ..task.clone() });
+    }
+    for failure in [AiFailure::Unavailable, AiFailure::InvalidAnswer, AiFailure::Error, AiFailure::Busy] {
+        round_trip(&AiTask { state: AiTaskState::Failed(failure), ..task.clone() });
+    }
     let case = CaseId::of(&"t".parse().unwrap(), &"1.2".parse().unwrap());
     let reader: isocenter_domain::id::ReaderId = "anna".parse().unwrap();
     let mut read = Read::waiting(ReadKind::Discrepancy { of: 1 }, Time(3));

@@ -126,45 +126,151 @@ fn a_claim_lapses_only_where_nobody_here_is_calling() {
     assert_eq!(until(&task, Duration::from_micros(30), Time(90)), Time(100));
 }
 
-#[test]
-fn the_smaller_limit_holds_and_none_is_below_one() {
-    let described = |max_concurrency| Description { modalities: vec![], max_concurrency };
-    assert_eq!(limit(&service(), None), 4);
-    assert_eq!(limit(&service(), Some(&described(2))), 2);
-    assert_eq!(limit(&service(), Some(&described(9))), 4);
-    assert_eq!(limit(&AiService { max_concurrency: 0, ..service() }, None), 1);
+fn description() -> Description {
+    Description {
+        modalities: vec![],
+        body_parts: vec![],
+        transfer_syntaxes: vec![],
+        max_concurrency: 1,
+        model: Model::default(),
+    }
 }
 
 #[test]
-fn one_series_of_a_modality_it_takes_is_enough() {
-    let series = |modality: &str| Series { modality: modality.into(), ..Series::default() };
+fn the_smaller_limit_holds_and_none_is_below_one() {
+    let described = |max_concurrency| Description { max_concurrency, ..description() };
+    assert_eq!(limit(&service(), None, 1), 4);
+    assert_eq!(limit(&service(), Some(&described(2)), 1), 2);
+    assert_eq!(limit(&service(), Some(&described(9)), 1), 4);
+    assert_eq!(limit(&AiService { max_concurrency: 0, ..service() }, None, 1), 1);
+    // Divided among those who dispatch, so that all together keep it, unless they are more than it takes calls.
+    let shared: Vec<usize> = [0, 1, 2, 3, 4, 9].map(|replicas| limit(&service(), None, replicas)).into();
+    assert_eq!(shared, [4, 4, 2, 1, 1, 1]);
+}
+
+/// A series of one instance.
+fn series(modality: &str, body_part: &str, syntax: &str) -> Series {
+    let bytes = Digest::of(b"x");
+    let instance = Instance {
+        sop_class: "1.2.840.10008.5.1.4.1.1.1".parse().unwrap(),
+        instance: "1.2.3.1.1".parse().unwrap(),
+        transfer_syntax: syntax.parse().unwrap(),
+        size: 1,
+        sha256: bytes,
+        data_set: bytes,
+        number: 1,
+        frames: 1,
+        image: true,
+    };
+    Series {
+        modality: modality.into(),
+        body_part: body_part.into(),
+        instances: [(instance.instance.clone(), instance)].into(),
+        ..Series::default()
+    }
+}
+
+#[test]
+fn one_series_that_it_takes_is_enough() {
+    const EXPLICIT: &str = "1.2.840.10008.1.2.1";
     let images = Images {
-        series: [("1.1".parse().unwrap(), series("SR")), ("1.2".parse().unwrap(), series("CR"))].into(),
+        series: [
+            ("1.1".parse().unwrap(), series("SR", "CHEST", EXPLICIT)),
+            ("1.2".parse().unwrap(), series("CR", "HAND", "1.2.840.10008.1.2.4.90")),
+            ("1.3".parse().unwrap(), series("DX", "", EXPLICIT)),
+        ]
+        .into(),
         ..Images::default()
     };
-    let takes = |modalities: &[&str]| {
-        let modalities = modalities.iter().map(|m| (*m).to_owned()).collect();
-        super::takes(Some(&Description { modalities, max_concurrency: 1 }), &images)
+    let of = |values: &[&str]| -> Vec<String> { values.iter().map(|v| (*v).to_owned()).collect() };
+    let refuses = |modalities: &[&str], parts: &[&str], syntaxes: &[&str]| {
+        let description = Description {
+            modalities: of(modalities),
+            body_parts: of(parts),
+            transfer_syntaxes: of(syntaxes),
+            ..description()
+        };
+        super::refuses(Some(&description), &images)
     };
-    assert!(takes(&[]) && takes(&["DX", "CR"]) && super::takes(None, &images));
-    assert!(!takes(&["CT"]));
+    assert_eq!(super::refuses(None, &images), None);
+    assert_eq!(refuses(&[], &[], &[]), None);
+    assert_eq!(
+        refuses(&["DX", "CR"], &["HAND"], &[EXPLICIT]),
+        None,
+        "an absent body part is not held against it"
+    );
+    assert_eq!(refuses(&["CT"], &[], &[]), Some(SkipReason::NotForModality));
+    assert_eq!(refuses(&["CR"], &["CHEST"], &[]), Some(SkipReason::NotForBodyPart));
+    assert_eq!(refuses(&["CR"], &["HAND"], &[EXPLICIT]), Some(SkipReason::NotForTransferSyntax));
+}
+
+#[test]
+fn only_the_model_that_is_described_is_announced() {
+    let model = |id: &str, version: &str| Model { id: id.into(), version: version.into() };
+    let says = |model| Description { model, ..description() };
+    assert!(
+        says(model("", "")).announces(&model("m", "1")),
+        "what is left open is not held against an answer"
+    );
+    assert!(says(model("m", "1")).announces(&model("m", "1")));
+    assert!(!says(model("m", "1")).announces(&model("m", "2")));
+    assert!(!says(model("m", "")).announces(&model("n", "1")));
+}
+
+#[test]
+fn a_deadline_says_what_it_was_that_did_not_come() {
+    let (ready, open) = (Standing::Ready, Standing::Open { until: Time(200) });
+    let unavailable = AiTaskEvent::Skipped { why: SkipReason::Unavailable };
+    let called = in_state(AiTaskState::Pending { not_before: Time(0) });
+    let reasons: BTreeSet<&str> = [
+        (task(), ready, true, AiTaskEvent::Expired),
+        (task(), open, true, unavailable.clone()),
+        (task(), Standing::Probing, true, unavailable.clone()),
+        (task(), ready, false, unavailable),
+        (called, open, true, AiTaskEvent::Expired),
+        (in_state(AiTaskState::Dispatched { until: Time(50) }), open, false, AiTaskEvent::Expired),
+    ]
+    .into_iter()
+    .map(|(task, standing, serving, event)| {
+        let (found, why) = expired(&task, standing, serving);
+        assert_eq!(found, event, "{task:?} {standing:?}");
+        why
+    })
+    .collect();
+    assert_eq!(reasons.len(), 5);
+}
+
+#[test]
+fn what_a_call_says_of_its_service() {
+    let after = |heard: Heard, took| heard.verdict(Duration::from_micros(took), Duration::from_micros(100));
+    let failed = |failure| after(Heard::Failed { failure, again: true }, 1);
+    assert_eq!(after(Heard::Result(result()), 1), Verdict::Well);
+    assert_eq!(after(Heard::Declined("modality"), 1), Verdict::Well);
+    assert_eq!(after(Heard::Declined("other"), 1), Verdict::Ill);
+    assert_eq!(failed(AiFailure::Busy), Verdict::Nothing);
+    for failure in [AiFailure::Unavailable, AiFailure::InvalidAnswer, AiFailure::Error] {
+        assert_eq!(failed(failure), Verdict::Ill);
+    }
+    // Called when little time was left, it had no chance.
+    assert_eq!((after(Heard::Nothing, 49), after(Heard::Nothing, 50)), (Verdict::Nothing, Verdict::Ill));
 }
 
 #[test]
 fn failures_are_tried_again_up_to_the_last_attempt() {
     let schedule = Schedule::new(Duration::from_micros(8), Duration::from_micros(8));
-    let failed = |attempts, again| {
-        let heard = Heard::Failed { failure: AiFailure::Error, again };
-        let task = AiTask { attempts, ..task() };
+    let failed = |failure, failures, again| {
+        let heard = Heard::Failed { failure, again };
+        let task = AiTask { attempts: 7, failures, ..task() };
         match event(&task, &heard, &schedule, 3, Time(10)) {
             Some(AiTaskEvent::CallFailed { retry_at, .. }) => retry_at,
             other => panic!("{other:?}"),
         }
     };
-    assert!(failed(1, true).is_some_and(|at| at > Time(10) && at <= Time(18)));
-    assert!(failed(2, true).is_some());
-    assert_eq!(failed(3, true), None);
-    assert_eq!(failed(1, false), None);
+    assert!(failed(AiFailure::Error, 0, true).is_some_and(|at| at > Time(10) && at <= Time(18)));
+    assert!(failed(AiFailure::Error, 1, true).is_some());
+    assert_eq!(failed(AiFailure::Error, 2, true), None);
+    assert_eq!(failed(AiFailure::Error, 0, false), None);
+    assert!(failed(AiFailure::Busy, 2, true).is_some(), "being turned away is no failure");
 }
 
 #[test]
@@ -210,7 +316,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..60_u16).prop_map(Step::Pass),
-        (0..5_u8, 0..4_u8).prop_map(|(what, back)| Step::Heard(what, back)),
+        (0..6_u8, 0..4_u8).prop_map(|(what, back)| Step::Heard(what, back)),
         Just(Step::Die),
     ]
 }
@@ -232,7 +338,10 @@ proptest! {
                     task = task.transition(AiTaskEvent::Claimed { until }, now).unwrap().0;
                     ours = true;
                 }
-                Decision::Expire => task = task.transition(AiTaskEvent::Expired, now).unwrap().0,
+                Decision::Expire => {
+                    let event = expired(&task, Standing::Probing, true).0;
+                    task = task.transition(event, now).unwrap().0;
+                }
                 Decision::Lapse => task = task.transition(AiTaskEvent::Lapsed, now).unwrap().0,
                 Decision::Skip(why) => task = task.transition(AiTaskEvent::Skipped { why }, now).unwrap().0,
                 Decision::Wait(at) => {
@@ -247,6 +356,7 @@ proptest! {
                                 1 => Heard::Declined("other"),
                                 2 => Heard::Failed { failure: AiFailure::Error, again: true },
                                 3 => Heard::Failed { failure: AiFailure::InvalidAnswer, again: false },
+                                4 => Heard::Failed { failure: AiFailure::Busy, again: true },
                                 _ => Heard::Nothing,
                             };
                             let attempt = task.attempts.saturating_sub(u32::from(back));

@@ -10,7 +10,7 @@ use isocenter_blobs::path;
 use isocenter_domain::{
     key::{AiTaskKey, PlanKey, ReadKey},
     record::{
-        ai_task::{AiTask, AiTaskEvent, AiTaskState, SkipReason},
+        ai_task::{AiFailure, AiTask, AiTaskEvent, AiTaskState, SkipReason},
         plan::Plan,
         read::Read,
         registry::AiService,
@@ -19,7 +19,10 @@ use isocenter_domain::{
 };
 use isocenter_reconcile::{Failed, Outcome, Queue, Reconciler};
 use isocenter_runtime::{task::Tasks, telemetry::trace};
-use isocenter_store::table::{Cause, Change, Mirror, Stored, owner_range};
+use isocenter_store::{
+    members::Shares,
+    table::{Cause, Change, Mirror, Stored, owner_range},
+};
 use isocenter_wire::document::Stored as _;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -27,11 +30,11 @@ use tracing::Instrument as _;
 use super::{
     ACTOR, Core,
     calls::Over,
-    gate::{Gate, Pass},
+    gate::{Ended, Gate, Pass, Turn},
 };
 use crate::{
     Config, Error,
-    plan::{self, Decision, Heard},
+    plan::{self, Decision, Heard, Model, breaker::Verdict},
     token,
     vendor::{Client, call::Call},
 };
@@ -46,6 +49,13 @@ pub(crate) struct Analyses {
     pub tasks: Tasks,
     /// Where vendors fetch pixels.
     pub fetch_address: Arc<str>,
+    /// How many processes dispatch beside this one.
+    pub shares: Shares,
+}
+
+/// A task that is never to be sent, and why, for the journal.
+const fn skipped(why: SkipReason) -> (AiTaskEvent, &'static str) {
+    (AiTaskEvent::Skipped { why }, why.name())
 }
 
 #[async_trait::async_trait]
@@ -61,7 +71,12 @@ impl Reconciler for Analyses {
             self.leave(key);
             return Ok(Outcome::Done);
         }
-        Ok(self.advance(key).await?)
+        let advanced = self.advance(key).await;
+        if advanced.is_err() {
+            // Whoever is tried again later holds up nobody who waits behind it.
+            self.gate.forgo(key);
+        }
+        Ok(advanced?)
     }
 }
 
@@ -80,20 +95,27 @@ impl Analyses {
         let service = self.core.registered(&key.tenant, &key.service).await?;
         let now = self.core.tables.clock().now();
         let decision = plan::decide(&task.record, service.as_ref(), self.core.calls.running(key), now);
-        let event = match (decision, &service) {
+        let (event, why) = match (decision, &service) {
             (Decision::Over, _) => {
                 self.leave(key);
                 return Ok(Outcome::Done);
             }
-            (Decision::Wait(at), _) => return Ok(Outcome::At(at)),
+            (Decision::Wait(at), _) => {
+                self.gate.forgo(key);
+                return Ok(Outcome::At(at));
+            }
             (Decision::Call, Some(service)) => return self.call(&task, service).await,
-            (Decision::Call, None) => AiTaskEvent::Skipped { why: SkipReason::NotRegistered },
-            (Decision::Skip(why), _) => AiTaskEvent::Skipped { why },
-            (Decision::Expire, _) => AiTaskEvent::Expired,
-            (Decision::Lapse, _) => AiTaskEvent::Lapsed,
+            (Decision::Call, None) => skipped(SkipReason::NotRegistered),
+            (Decision::Skip(why), _) => skipped(why),
+            (Decision::Expire, _) => {
+                let known = self.core.vendors.known(&(key.tenant.clone(), key.service.clone()));
+                let serving = known.is_none_or(|(_, serving)| serving);
+                plan::expired(&task.record, self.gate.standing(key), serving)
+            }
+            (Decision::Lapse, _) => (AiTaskEvent::Lapsed, "who called the service said nothing more"),
         };
         self.gate.forgo(key);
-        let change = self.core.tables.change(Cause::role(ACTOR));
+        let change = self.core.tables.change(Cause::role(ACTOR).because(why));
         let next = self.commit(change, &task, event, now, service.as_ref()).await?;
         Ok(if next.settled() { Outcome::Done } else { Outcome::At(now) })
     }
@@ -120,16 +142,22 @@ impl Analyses {
         let key = &task.key;
         let deadline = Outcome::At(task.record.deadline_at);
         let Some(vendor) = self.core.vendors.look(key, service) else { return Ok(deadline) };
-        let limit = plan::limit(service, vendor.description.as_ref());
-        let Some(pass) = self.gate.enter(key, limit) else { return Ok(deadline) };
+        let limit = plan::limit(service, vendor.description.as_ref(), self.shares.replicas());
+        let now = self.core.tables.clock().now();
+        let pass = match self.gate.enter(key, limit, vendor.closed, now) {
+            Turn::Now(pass) => pass,
+            Turn::Later(Some(at)) => return Ok(Outcome::At(at.min(task.record.deadline_at))),
+            Turn::Later(None) => return Ok(deadline),
+        };
         let manifest = super::manifest(&self.core.blobs, key, Some(&task.record.manifest)).await?;
-        let change = self.core.tables.change(Cause::role(ACTOR));
-        let now = change.now();
-        if !plan::takes(vendor.description.as_ref(), &manifest.images) {
-            let event = AiTaskEvent::Skipped { why: SkipReason::NotForModality };
+        if let Some(why) = plan::refuses(vendor.description.as_ref(), &manifest.images) {
+            let (event, why) = skipped(why);
+            let change = self.core.tables.change(Cause::role(ACTOR).because(why));
             self.commit(change, task, event, now, Some(service)).await?;
             return Ok(Outcome::Done);
         }
+        let change = self.core.tables.change(Cause::role(ACTOR));
+        let now = change.now();
         let until = plan::until(&task.record, self.config.claim.0, now);
         let next = self.commit(change, task, AiTaskEvent::Claimed { until }, now, Some(service)).await?;
         let call = Call {
@@ -141,6 +169,7 @@ impl Analyses {
             trace: task.head.trace.clone(),
             manifest,
             deadline: next.deadline_at,
+            allowed: next.deadline_at.since(next.requested_at),
         };
         let stop = self.core.calls.begin(key, next.attempts);
         let span = tracing::info_span!("ai analyse", service = %key.service, attempt = next.attempts);
@@ -168,18 +197,36 @@ impl Analyses {
                 self.give_back(&call).await;
                 None
             }
-            heard = call.make(client, clock) => Some(heard),
+            heard = self.hear(&call, client) => Some(heard),
         };
         in_flight.dec();
-        drop(pass);
-        let name = heard.as_ref().map_or("dropped", Heard::name);
-        metrics.calls.with_label_values(&[service, name]).inc();
-        let Some(heard) = heard else { return };
         let took = clock.monotonic().saturating_duration_since(began);
+        let outcome = heard.as_ref().map_or("dropped", Heard::name);
+        let verdict = heard.as_ref().map_or(Verdict::Nothing, |heard| heard.verdict(took, call.allowed));
+        metrics.calls.with_label_values(&[service, outcome]).inc();
+        pass.end(&Ended { outcome, verdict, took, at: clock.now() });
+        metrics.tell(&call.key.service, self.gate.standing(&call.key));
+        if verdict == Verdict::Ill {
+            self.core.vendors.doubt(&call.key);
+        }
+        let Some(heard) = heard else { return };
         metrics.answers.with_label_values(&[service]).observe(took.as_secs_f64());
         let over = Over { attempt: call.attempt, at: clock.now(), heard };
         self.core.calls.end(&call.key, over);
         self.queue.wake(call.key);
+    }
+
+    /// Makes the call. An answer of a model that the service does not announce is none: whoever trusts one version has not
+    /// said so of another. It may be announced by the time of another attempt.
+    async fn hear(&self, call: &Call, client: Option<Client>) -> Heard {
+        let heard = call.make(client, self.core.tables.clock()).await;
+        let Heard::Result(result) = &heard else { return heard };
+        let model = Model { id: result.model.clone(), version: result.model_version.clone() };
+        if self.core.vendors.announces(&call.key, &model).await {
+            return heard;
+        }
+        tracing::warn!(service = %call.key.service, why = "its model is not the one described", "ai service broke the contract");
+        Heard::Failed { failure: AiFailure::InvalidAnswer, again: true }
     }
 
     /// On the way down: another dispatcher may call at once, under the same request id, instead of after the claim's time.

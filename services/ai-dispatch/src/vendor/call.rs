@@ -21,6 +21,8 @@ pub(crate) struct Call {
     pub trace: String,
     pub manifest: Manifest,
     pub deadline: Time,
+    /// What the task had in all, from the plan's wish to the deadline.
+    pub allowed: Duration,
 }
 
 impl Call {
@@ -34,7 +36,7 @@ impl Call {
         let mut request = tonic::Request::new(self.request());
         request.set_timeout(left);
         trace::inject(request.metadata_mut());
-        let answer = match tokio::time::timeout(left, client.analyze(request)).await {
+        let answer = match tokio::time::timeout(left, client.inference.analyze(request)).await {
             Err(_) => return Heard::Nothing,
             Ok(Err(status)) if self.over(clock) => {
                 tracing::debug!(code = ?status.code(), "ai call ended with its deadline");
@@ -100,9 +102,8 @@ pub(crate) fn reference(instance: &isocenter_domain::document::Instance) -> Inst
 /// The class of a failure, and whether the same call may succeed later.
 fn failure(code: Code) -> (AiFailure, bool) {
     match code {
-        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled => {
-            (AiFailure::Unavailable, true)
-        }
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => (AiFailure::Unavailable, true),
+        Code::ResourceExhausted => (AiFailure::Busy, true),
         // Made on this side of an answer above the limit.
         Code::OutOfRange => (AiFailure::InvalidAnswer, false),
         Code::InvalidArgument | Code::Unimplemented => (AiFailure::Error, false),

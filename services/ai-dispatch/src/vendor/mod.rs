@@ -1,7 +1,8 @@
-//! Vendors' services from outside: one channel each, and what they say of themselves.
+//! Vendors' services from outside: one channel each, what they say of themselves, and whether they say that they serve.
 
 pub(crate) mod answer;
 pub(crate) mod call;
+mod describe;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,23 +10,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isocenter_domain::{
-    id::{AiServiceId, TenantId},
-    key::AiTaskKey,
-    record::registry::AiService,
-};
-use isocenter_reconcile::Queue;
+use isocenter_domain::{Time, key::AiTaskKey, record::registry::AiService};
 use isocenter_runtime::{clock::Clock, task::Tasks};
-use isocenter_wire::v1::{
-    CancelRequest, DescribeRequest, DescribeResponse, ai_inference_client::AiInferenceClient,
-};
+use isocenter_wire::v1::{CancelRequest, DescribeResponse, ai_inference_client::AiInferenceClient};
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_client::HealthClient;
 
-use crate::plan::Description;
+use crate::{
+    plan::{Description, Model},
+    reconcile::gate::{Gate, To},
+};
 
-/// A client of one service; clones share its connection.
-pub(crate) type Client = AiInferenceClient<Channel>;
+/// The clients of one service; clones share its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub inference: AiInferenceClient<Channel>,
+    health: HealthClient<Channel>,
+}
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,24 +36,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// How long describing itself, and taking note of a cancellation, may take.
 const SHORT_CALL: Duration = Duration::from_secs(5);
-/// How soon a service that did not describe itself is asked again, at the most.
+/// How soon a service that did not describe itself, does not serve, or failed a call is asked again, at the most.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// The longest answer in bytes: 256 findings with long labels are some 100 KiB.
 const MAX_ANSWER: usize = 1 << 20;
 /// The longest request in bytes: some 80,000 instances.
 const MAX_REQUEST: usize = 16 << 20;
-/// The most modalities of a description that are kept; the standard defines some 60.
-const MAX_MODALITIES: usize = 256;
-
-type Id = (TenantId, AiServiceId);
 
 /// The services that were looked at: as many as the registry has. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Vendors(Arc<Shared>);
 
 struct Shared {
-    entries: Mutex<BTreeMap<Id, Entry>>,
-    queue: Queue<AiTaskKey>,
+    entries: Mutex<BTreeMap<To, Entry>>,
+    gate: Gate,
     tasks: Tasks,
     clock: Arc<dyn Clock>,
     refresh: Duration,
@@ -60,12 +58,24 @@ struct Shared {
 struct Entry {
     address: String,
     client: Option<Client>,
-    description: Option<Description>,
+    said: Option<Said>,
+    /// What grpc.health.v1 last said; true where it said nothing.
+    serving: bool,
+    asked_at: Option<Instant>,
     /// `None` while it was never asked to the end.
     ask_at: Option<Instant>,
     asking: bool,
     /// Tasks that wait for its first description, each one that the queue knows.
     waiting: BTreeSet<AiTaskKey>,
+}
+
+/// What a service said of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    /// As it said it.
+    pub whole: DescribeResponse,
+    /// As far as dispatch minds it.
+    pub minded: Description,
 }
 
 /// A service as it is known now.
@@ -75,12 +85,14 @@ pub(crate) struct Vendor {
     pub client: Option<Client>,
     /// `None` where it did not describe itself.
     pub description: Option<Description>,
+    /// Until when it is not called, because it says that it does not serve; then it is asked again.
+    pub closed: Option<Time>,
 }
 
 impl Vendors {
-    /// Wakes tasks in `queue`; believes a description for `refresh`.
-    pub fn new(queue: Queue<AiTaskKey>, tasks: Tasks, clock: Arc<dyn Clock>, refresh: Duration) -> Self {
-        Self(Arc::new(Shared { entries: Mutex::default(), queue, tasks, clock, refresh }))
+    /// Wakes tasks through `gate`; believes a description for `refresh`.
+    pub fn new(gate: Gate, tasks: Tasks, clock: Arc<dyn Clock>, refresh: Duration) -> Self {
+        Self(Arc::new(Shared { entries: Mutex::default(), gate, tasks, clock, refresh }))
     }
 
     /// The service that is to do `key`; `None` while it is asked for the first time what it takes: the key is woken when
@@ -99,11 +111,43 @@ impl Vendors {
                 (Arc::clone(&self.0), entry.address.clone(), entry.client.clone());
             self.0.tasks.background("ai describe", async move { shared.ask(id, address, client).await });
         }
-        if entry.ask_at.is_none() {
+        let Some(ask_at) = entry.ask_at else {
             entry.waiting.insert(key.clone());
             return None;
+        };
+        // While it is being asked, the first in line is woken by the answer.
+        let wait = if entry.asking { SHORT_CALL } else { ask_at.saturating_duration_since(now) };
+        let closed = (!entry.serving).then(|| self.0.clock.now().plus(wait));
+        let description = entry.said.as_ref().map(|said| said.minded.clone());
+        Some(Vendor { client: entry.client.clone(), description, closed })
+    }
+
+    /// What is known of a service; `None` of one that was never looked at.
+    pub fn known(&self, id: &To) -> Option<(Option<Said>, bool)> {
+        self.0.entries.lock().get(id).map(|entry| (entry.said.clone(), entry.serving))
+    }
+
+    /// A call of the service failed: it is asked sooner than it would have been how it is.
+    pub fn doubt(&self, key: &AiTaskKey) {
+        let id = (key.tenant.clone(), key.service.clone());
+        if let Some(entry) = self.0.entries.lock().get_mut(&id) {
+            let soon = entry.asked_at.map(|at| at + ASK_AGAIN);
+            entry.ask_at = entry.ask_at.min(soon).or(entry.ask_at);
         }
-        Some(Vendor { client: entry.client.clone(), description: entry.description.clone() })
+    }
+
+    /// Whether `model`, which gave an answer, is what the service says it is, if need be when it is asked again.
+    pub async fn announces(&self, key: &AiTaskKey, model: &Model) -> bool {
+        let id = (key.tenant.clone(), key.service.clone());
+        let known = || {
+            let entries = self.0.entries.lock();
+            let entry = entries.get(&id)?;
+            let announced = entry.said.as_ref().is_none_or(|said| said.minded.announces(model));
+            Some((announced, entry.address.clone(), entry.client.clone()))
+        };
+        let Some((false, address, client)) = known() else { return true };
+        self.0.ask(id.clone(), address, client).await;
+        known().is_none_or(|(announced, ..)| announced)
     }
 
     /// Tells the service that nobody waits for `request_id` any more, if it can be told. Never waits.
@@ -118,7 +162,7 @@ impl Vendors {
         self.0.tasks.background("ai cancel", async move {
             let mut request = tonic::Request::new(CancelRequest { request_id });
             request.set_timeout(SHORT_CALL);
-            if let Err(status) = client.cancel(request).await {
+            if let Err(status) = client.inference.cancel(request).await {
                 tracing::debug!(service = %id.1, code = ?status.code(), "cancellation was not taken note of");
             }
         });
@@ -130,7 +174,9 @@ impl Entry {
         Self {
             address: service.address.clone(),
             client: client(&service.address),
-            description: None,
+            said: None,
+            serving: true,
+            asked_at: None,
             ask_at: None,
             asking: false,
             waiting: BTreeSet::new(),
@@ -139,54 +185,41 @@ impl Entry {
 }
 
 impl Shared {
-    /// Asks a service what it is. One that does not answer keeps the description it had.
-    async fn ask(&self, id: Id, address: String, client: Option<Client>) {
-        let described = match client {
-            None => None,
-            Some(mut client) => {
-                let mut request = tonic::Request::new(DescribeRequest {});
-                request.set_timeout(SHORT_CALL);
+    /// Asks a service what it is and whether it serves. One that does not answer keeps the description it had.
+    async fn ask(&self, id: To, address: String, client: Option<Client>) {
+        let (said, serving) = match client {
+            None => (None, true),
+            Some(client) => {
                 let ended = self.tasks.token();
                 tokio::select! {
-                    answer = client.describe(request) => match answer {
-                        Ok(answer) => description(answer.into_inner()),
-                        Err(status) => {
-                            tracing::info!(service = %id.1, code = ?status.code(), "ai service does not describe itself");
-                            None
-                        }
-                    },
+                    told = async { tokio::join!(client.described(&id), client.serves()) } => told,
                     () = ended.cancelled() => return,
                 }
             }
         };
         let now = self.clock.monotonic();
-        let again = if described.is_some() { self.refresh } else { self.refresh.min(ASK_AGAIN) };
+        let sure = said.is_some() && serving;
+        let again = if sure { self.refresh } else { self.refresh.min(ASK_AGAIN) };
         let waiting = {
             let mut entries = self.entries.lock();
             // An address that was replaced meanwhile is asked by itself.
             let Some(entry) = entries.get_mut(&id).filter(|entry| entry.address == address) else { return };
-            entry.asking = false;
+            if entry.serving != serving {
+                tracing::info!(service = %id.1, serving, "ai service says whether it serves");
+            }
+            (entry.asking, entry.serving, entry.asked_at) = (false, serving, Some(now));
             entry.ask_at = Some(now + again);
-            entry.description = described.or(entry.description.take());
+            entry.said = said.or(entry.said.take());
             std::mem::take(&mut entry.waiting)
         };
         for key in waiting {
-            self.queue.wake(key);
+            self.gate.wake(Some(key));
         }
+        self.gate.look(&id);
     }
 }
 
-/// What dispatch minds of a description; `None` of one that breaks the contract.
-fn description(answer: DescribeResponse) -> Option<Description> {
-    let max_concurrency = usize::try_from(answer.max_concurrency).unwrap_or(usize::MAX);
-    if max_concurrency == 0 || answer.modalities.len() > MAX_MODALITIES {
-        tracing::warn!("an ai service describes itself against the contract; the registry alone holds");
-        return None;
-    }
-    Some(Description { modalities: answer.modalities, max_concurrency })
-}
-
-/// A client that connects when it is used first; `None` for what is no address.
+/// Clients that connect when they are used first; `None` for what is no address.
 fn client(address: &str) -> Option<Client> {
     let endpoint = match Endpoint::from_shared(address.to_owned()) {
         Ok(endpoint) => endpoint,
@@ -202,27 +235,8 @@ fn client(address: &str) -> Option<Client> {
         .keep_alive_while_idle(false)
         .tcp_nodelay(true)
         .connect_lazy();
-    Some(
-        AiInferenceClient::new(channel)
-            .max_decoding_message_size(MAX_ANSWER)
-            .max_encoding_message_size(MAX_REQUEST),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_that_takes_nothing_at_a_time_is_none() {
-        let described = |max_concurrency| {
-            description(DescribeResponse {
-                max_concurrency,
-                modalities: vec!["CR".into()],
-                ..DescribeResponse::default()
-            })
-        };
-        assert_eq!(described(0), None);
-        assert_eq!(described(3).unwrap().max_concurrency, 3);
-    }
+    let inference = AiInferenceClient::new(channel.clone())
+        .max_decoding_message_size(MAX_ANSWER)
+        .max_encoding_message_size(MAX_REQUEST);
+    Some(Client { inference, health: HealthClient::new(channel) })
 }

@@ -27,7 +27,14 @@ async fn ends(replies: Reply) -> (AiTaskState, usize) {
 
 #[tokio::test]
 async fn answers_that_break_the_contract_fail_at_once() {
-    for reply in [Reply::Answer(f64::NAN), Reply::Answer(1.5), Reply::OtherStudy, Reply::OtherRequest] {
+    for reply in [
+        Reply::Answer(f64::NAN),
+        Reply::Answer(1.5),
+        Reply::OtherStudy,
+        Reply::OtherRequest,
+        Reply::OtherInstance,
+        Reply::Huge,
+    ] {
         let end = ends(reply).await;
         assert_eq!(end, (AiTaskState::Failed(AiFailure::InvalidAnswer), 1), "{reply:?}");
     }
@@ -43,7 +50,7 @@ async fn a_refusal_is_no_failure() {
 async fn errors_end_after_the_last_attempt() {
     for (code, failure, calls) in [
         (Code::Internal, AiFailure::Error, 3),
-        (Code::ResourceExhausted, AiFailure::Unavailable, 3),
+        (Code::Unavailable, AiFailure::Unavailable, 3),
         (Code::Unimplemented, AiFailure::Error, 1),
     ] {
         assert_eq!(ends(Reply::Fail(code)).await, (AiTaskState::Failed(failure), calls), "{code:?}");

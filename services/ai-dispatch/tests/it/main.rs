@@ -2,6 +2,7 @@
 
 mod fetch;
 mod hostile;
+mod illness;
 mod life;
 mod sample;
 mod vendor;

@@ -7,20 +7,27 @@ use std::{
 
 use isocenter_runtime::task::Tasks;
 use isocenter_wire::v1::{
-    AiRefusal, AiRefusalReason, AiResult, AnalyzeRequest, AnalyzeResponse, CancelRequest, CancelResponse,
-    DescribeRequest, DescribeResponse,
+    AiFinding, AiRefusal, AiRefusalReason, AiResult, AnalyzeRequest, AnalyzeResponse, CancelRequest,
+    CancelResponse, DescribeRequest, DescribeResponse,
     ai_inference_server::{AiInference, AiInferenceServer},
     analyze_response::Outcome,
 };
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
+use tonic_health::server::HealthReporter;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Reply {
     Answer(f64),
     OtherStudy,
     OtherRequest,
+    /// A finding on an instance that the study does not have.
+    OtherInstance,
+    /// An answer of more than a megabyte.
+    Huge,
+    /// By a version of the model that it does not describe.
+    OtherVersion,
     Refuse,
     Fail(Code),
     /// Never answers.
@@ -29,8 +36,9 @@ pub enum Reply {
     Hold(f64),
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Vendor {
+    health: HealthReporter,
     state: Arc<watch::Sender<State>>,
     script: Arc<Mutex<VecDeque<Reply>>>,
     always: Arc<Mutex<Option<Reply>>>,
@@ -58,14 +66,22 @@ pub struct State {
 impl Vendor {
     /// Listens until `tasks` end; answers 0.5 to everything. Returns its address.
     pub async fn start(tasks: &Tasks) -> (Self, String) {
-        let vendor = Self::default();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let vendor = Self {
+            health,
+            state: Arc::default(),
+            script: Arc::default(),
+            always: Arc::default(),
+            described: Arc::default(),
+            held: Arc::default(),
+        };
         vendor.describe(8, &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (server, ended) = (AiInferenceServer::new(vendor.clone()), tasks.token());
         tasks.background("vendor", async move {
             let incoming = TcpListenerStream::new(listener);
-            let server = tonic::transport::Server::builder().add_service(server);
+            let server = tonic::transport::Server::builder().add_service(server).add_service(health_service);
             tokio::select! {
                 served = server.serve_with_incoming(incoming) => served.unwrap(),
                 () = ended.cancelled() => {}
@@ -75,11 +91,24 @@ impl Vendor {
     }
 
     pub fn describe(&self, max_concurrency: u32, modalities: &[&str]) {
-        *self.described.lock().unwrap() = DescribeResponse {
-            max_concurrency,
-            modalities: modalities.iter().map(|m| (*m).to_owned()).collect(),
-            ..DescribeResponse::default()
-        };
+        self.described(|described| {
+            described.max_concurrency = max_concurrency;
+            described.modalities = modalities.iter().map(|m| (*m).to_owned()).collect();
+        });
+    }
+
+    /// Changes what it says of itself.
+    pub fn described(&self, change: impl FnOnce(&mut DescribeResponse)) {
+        change(&mut self.described.lock().unwrap());
+    }
+
+    /// Says by grpc.health.v1 whether it serves; before the first time it says nothing.
+    pub async fn serves(&self, serving: bool) {
+        if serving {
+            self.health.set_serving::<AiInferenceServer<Self>>().await;
+        } else {
+            self.health.set_not_serving::<AiInferenceServer<Self>>().await;
+        }
     }
 
     /// Answers so, once each, in this order.
@@ -153,6 +182,11 @@ impl AiInference for Vendor {
                 response.request_id = "other".into();
                 0.5
             }
+            Reply::OtherVersion => {
+                response.model_version = "2".into();
+                0.5
+            }
+            Reply::OtherInstance | Reply::Huge => 0.5,
             Reply::Refuse => {
                 let reason = AiRefusalReason::ImageQuality.into();
                 let refusal = AiRefusal { reason, detail: "blurred".into() };
@@ -166,7 +200,17 @@ impl AiInference for Vendor {
                 p
             }
         };
-        let result = AiResult { abnormal_probability: probability, summary: "seen".into(), findings: vec![] };
+        let mut result =
+            AiResult { abnormal_probability: probability, summary: "seen".into(), findings: vec![] };
+        match reply {
+            Reply::OtherInstance => {
+                result
+                    .findings
+                    .push(AiFinding { sop_instance_uid: "1.2.3.9.9".into(), ..AiFinding::default() });
+            }
+            Reply::Huge => result.summary = "s".repeat(2 << 20),
+            _ => {}
+        }
         response.outcome = Some(Outcome::Result(result));
         Ok(Response::new(response))
     }

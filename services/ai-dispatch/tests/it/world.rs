@@ -124,8 +124,13 @@ impl World {
         Self { tables, blobs, secret, tasks: Tasks::new(), _folder: folder }
     }
 
-    /// Starts AI dispatch on a port of its own.
+    /// Starts AI dispatch on a port of its own, where every caller may do anything.
     pub async fn start(&self, config: Config) -> Running {
+        self.start_as(config, Role::Developer).await
+    }
+
+    /// The same, where every caller has this role.
+    pub async fn start_as(&self, config: Config, role: Role) -> Running {
         let tasks = Tasks::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -143,7 +148,7 @@ impl World {
         let service = Service::build(config, deps).unwrap();
         let mut routes = tonic::service::RoutesBuilder::default();
         service.routes(&mut routes);
-        let identity = Principal { subject: "dev".into(), tenant: tenant(), role: Role::Developer };
+        let identity = Principal { subject: "dev".into(), tenant: tenant(), role };
         let principal = tonic::service::InterceptorLayer::new(move |mut request: tonic::Request<()>| {
             request.extensions_mut().insert(identity.clone());
             Ok(request)
