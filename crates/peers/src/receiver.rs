@@ -27,6 +27,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
+    time::timeout,
 };
 use tokio_util::{codec::Framed, sync::CancellationToken};
 
@@ -35,6 +36,14 @@ use tokio_util::{codec::Framed, sync::CancellationToken};
 pub const LOG_LIMIT: usize = 10_000;
 /// Connections served at once; more wait to be accepted. One sender uses one connection per lane.
 const CONNECTIONS: usize = 256;
+
+/// How long a sender may take for a message, from the end of the one before, or for reading its answer. Senders keep a
+/// connection open between messages; one that is silent for longer only takes another's place.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two bytes of an answer that drips.
+pub const DRIP: Duration = Duration::from_millis(100);
+/// How many bytes without a frame are sent at a time.
+const GARBAGE: [u8; 4096] = [b'?'; 4096];
 
 /// How long a failed accept is not repeated.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -57,6 +66,12 @@ pub enum Answer {
     CloseBefore,
     /// Commits it and closes the connection without an answer.
     DropAckAfterCommit,
+    /// Commits it and sends the answer a byte at a time, [`DRIP`] apart.
+    Drip,
+    /// Commits it and answers with bytes that are no frame, and no end to them.
+    Garbage,
+    /// Commits it and answers as if to another message.
+    OtherMessage,
 }
 
 /// A message as it was committed.
@@ -101,6 +116,7 @@ struct Shared {
     /// Says that counts have changed.
     counts: watch::Sender<ReceiverCounts>,
     permits: Semaphore,
+    patience: Duration,
     stop: CancellationToken,
 }
 
@@ -117,6 +133,8 @@ struct State {
 enum Reply {
     Whole(String),
     Half(String),
+    Drip(String),
+    Garbage,
     Silence,
     Close,
 }
@@ -127,6 +145,19 @@ impl Receiver {
     /// # Errors
     /// If the address cannot be bound.
     pub async fn start(bind: SocketAddr, clock: Arc<dyn Clock>, tasks: &Tasks) -> io::Result<Self> {
+        Self::start_with(bind, clock, tasks, PATIENCE).await
+    }
+
+    /// As [`Receiver::start`], with another patience than [`PATIENCE`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_with(
+        bind: SocketAddr,
+        clock: Arc<dyn Clock>,
+        tasks: &Tasks,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(bind).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -134,6 +165,7 @@ impl Receiver {
             state: Mutex::default(),
             counts: watch::Sender::default(),
             permits: Semaphore::new(CONNECTIONS),
+            patience,
             stop: tasks.token(),
         });
         let (accepting, group) = (Arc::clone(&shared), tasks.clone());
@@ -213,7 +245,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
 /// Serves one connection to its end. A sender that goes away, whenever it does, is no error of the receiver.
 async fn serve(stream: TcpStream, shared: &Shared) {
     let mut frames = Framed::new(stream, Codec::new(DEFAULT_FRAME_LIMIT));
-    while let Some(frame) = frames.next().await {
+    // However slowly bytes arrive, a whole message is there in time or the connection ends.
+    while let Ok(Some(frame)) = timeout(shared.patience, frames.next()).await {
         let message = match &frame {
             Ok(frame) => parse_message(frame).ok(),
             Err(FrameError::Io(_) | FrameError::HalfFrame { .. }) => return,
@@ -225,7 +258,7 @@ async fn serve(stream: TcpStream, shared: &Shared) {
         };
         match shared.take(&message, raw) {
             Reply::Whole(answer) => {
-                if frames.send(answer.as_str()).await.is_err() {
+                if !matches!(timeout(shared.patience, frames.send(answer.as_str())).await, Ok(Ok(()))) {
                     return;
                 }
             }
@@ -237,9 +270,27 @@ async fn serve(stream: TcpStream, shared: &Shared) {
                 }
                 return;
             }
+            Reply::Drip(answer) => return drip(frames.get_mut(), &answer).await,
+            Reply::Garbage => {
+                while matches!(
+                    timeout(shared.patience, frames.get_mut().write_all(&GARBAGE)).await,
+                    Ok(Ok(()))
+                ) {}
+                return;
+            }
             Reply::Silence => {}
             Reply::Close => return,
         }
+    }
+}
+
+async fn drip(stream: &mut TcpStream, answer: &str) {
+    let framed = [0x0b].into_iter().chain(answer.bytes()).chain([0x1c, 0x0d]);
+    for byte in framed {
+        if stream.write_all(&[byte]).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(DRIP).await;
     }
 }
 
@@ -260,6 +311,12 @@ impl Shared {
         let (answer, commit, reply): (_, bool, fn(String) -> Reply) = match state.answer {
             Answer::Accept => (write(AckCode::ApplicationAccept, None), true, Reply::Whole),
             Answer::HalfFrame => (write(AckCode::ApplicationAccept, None), true, Reply::Half),
+            Answer::Drip => (write(AckCode::ApplicationAccept, None), true, Reply::Drip),
+            Answer::Garbage => (write(AckCode::ApplicationAccept, None), true, |_| Reply::Garbage),
+            Answer::OtherMessage => (write(AckCode::ApplicationAccept, None), true, |answer| {
+                // MSA-2 is the last field of the answer's second segment.
+                Reply::Whole(answer.replacen("MSA|AA|", "MSA|AA|X", 1))
+            }),
             Answer::DropAckAfterCommit => (write(AckCode::ApplicationAccept, None), true, |_| Reply::Close),
             Answer::AnswerAe(error) => (write(AckCode::ApplicationError, error), false, Reply::Whole),
             Answer::AnswerAr(error) => (write(AckCode::ApplicationReject, error), false, Reply::Whole),

@@ -11,6 +11,10 @@ use isocenter_peers::{
     receiver::{Answer, Receiver},
 };
 use isocenter_runtime::{clock, task::Tasks};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// Far more than an answer on the loopback needs; only a test that fails waits for it.
 const WAIT: Duration = Duration::from_secs(20);
@@ -104,4 +108,43 @@ async fn what_is_no_message_closes_the_connection_and_a_stopped_receiver_is_gone
     assert_eq!(receiver.until(|c| c.unreadable > 0).await.accepted, 0);
     tasks.drain(WAIT).await;
     assert!(Client::connect(&receiver.address().to_string(), WAIT).await.is_err());
+}
+
+#[tokio::test]
+async fn what_drips_is_garbage_or_names_another_message_is_no_answer_and_the_message_is_kept() {
+    for (answer, id) in [(Answer::Drip, "1"), (Answer::Garbage, "2"), (Answer::OtherMessage, "3")] {
+        let tasks = Tasks::new();
+        let receiver = receiver(&tasks).await;
+        receiver.set_answer(answer);
+        let mut client = Client::connect(&receiver.address().to_string(), WAIT).await.unwrap();
+        let error = client.send(&message(id), Duration::from_millis(500)).await.unwrap_err();
+        let named = match answer {
+            Answer::Drip => matches!(error, MllpError::NoAnswer { .. }),
+            Answer::Garbage => matches!(error, MllpError::NotMllp(_)),
+            _ => matches!(error, MllpError::OtherMessage),
+        };
+        assert!(named, "{answer:?}: {error:?}");
+        assert_eq!(receiver.counts().accepted, 1);
+        let again = send(&receiver, id).await.unwrap();
+        assert_eq!((again.code, receiver.counts().duplicates), (AckCode::ApplicationAccept, 1));
+    }
+}
+
+#[tokio::test]
+async fn senders_that_never_end_a_message_make_room_for_others() {
+    let tasks = Tasks::new();
+    let patience = Duration::from_millis(500);
+    let receiver = Receiver::start_with(LOOPBACK, clock::system(), &tasks, patience).await.unwrap();
+    let mut slow = Vec::new();
+    // As many as are served at a time.
+    for n in 0..256 {
+        let mut stream = TcpStream::connect(receiver.address()).await.unwrap();
+        stream.write_all(if n % 2 == 0 { b"" } else { b"\x0bMSH|" }).await.unwrap();
+        slow.push(stream);
+    }
+    let ack = send(&receiver, "1").await.unwrap();
+    assert_eq!(ack.code, AckCode::ApplicationAccept);
+    for mut stream in slow {
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0, "it was answered");
+    }
 }

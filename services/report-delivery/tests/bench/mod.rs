@@ -20,6 +20,7 @@ use isocenter_peers::receiver::Receiver;
 use isocenter_report_delivery::{Config, Deps, Service};
 use isocenter_runtime::{
     clock, config::Period, metrics::Metrics, random::Seeded, secret::Secret, task::Tasks, telemetry::trace,
+    tls,
 };
 use isocenter_store::{
     Kv,
@@ -138,6 +139,11 @@ impl Bench {
         change.commit().await.unwrap();
     }
 
+    /// A service that shows and believes these certificates.
+    pub fn serve_tls(&self, config: Config, tls: tls::Client) -> Running {
+        self.serve_with(self.tables.clone(), config, Some(tls))
+    }
+
     /// A service over this store, with caches of its own as another process has them.
     pub fn serve(&self, config: Config) -> Running {
         self.serve_over(self.tables.clone(), config)
@@ -159,6 +165,10 @@ impl Bench {
     }
 
     fn serve_over(&self, tables: Tables, config: Config) -> Running {
+        self.serve_with(tables, config, None)
+    }
+
+    fn serve_with(&self, tables: Tables, config: Config, tls: Option<tls::Client>) -> Running {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let deps = Deps {
             tables: tables.clone(),
@@ -166,7 +176,7 @@ impl Bench {
             shares: Shares::all(),
             blobs: self.blobs.clone(),
             metrics: metrics.clone(),
-            tls: None,
+            tls,
             tasks: tasks.clone(),
         };
         let service = Service::build(config, deps).unwrap();
