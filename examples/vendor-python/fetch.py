@@ -15,7 +15,11 @@ class Broken(Exception):
 
 
 def instances(
-    request: ai_pb2.AnalyzeRequest, uids: list[str], begun: Callable[[grpc.Call], None], timeout: float | None
+    request: ai_pb2.AnalyzeRequest,
+    uids: list[str],
+    begun: Callable[[grpc.Call], None],
+    timeout: float | None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> list[bytes]:
     """The DICOM files of `uids`, each with its length and SHA-256 checked. `begun` gets the call, which may be cancelled."""
     wanted = ai_pb2.FetchInstancesRequest(
@@ -24,7 +28,7 @@ def instances(
     missing, files, total = set(uids), [], 0
     announced: ai_pb2.InstanceReference | None = None
     file = bytearray()
-    with grpc.insecure_channel(request.fetch_address.removeprefix("http://")) as channel:
+    with _channel(request.fetch_address, credentials) as channel:
         stream = ai_pb2_grpc.AiDispatchStub(channel).FetchInstances(wanted, timeout=timeout)
         begun(stream)
         for message in stream:
@@ -49,3 +53,12 @@ def instances(
     if announced is not None or missing:
         raise Broken("the stream ended before every instance was there")
     return files
+
+
+def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    scheme, _, target = address.partition("://")
+    if scheme == "http":
+        return grpc.insecure_channel(target)
+    if credentials is None:
+        raise Broken("fetch_address asks for TLS, for which there are no certificates")
+    return grpc.secure_channel(target, credentials)

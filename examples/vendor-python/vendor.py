@@ -109,8 +109,31 @@ class Jobs:
         return job is not None
 
 
+class Tls:
+    """Certificates of both sides: who calls is known, and so is who is called."""
+
+    def __init__(self, cert: bytes, key: bytes, ca: bytes) -> None:
+        self._cert, self._key, self._ca = cert, key, ca
+
+    @classmethod
+    def load(cls, args: argparse.Namespace) -> "Tls | None":
+        files = (args.tls_cert, args.tls_key, args.tls_ca)
+        if not any(files):
+            return None
+        if not all(files):
+            raise SystemExit("--tls-cert, --tls-key and --tls-ca go together")
+        return cls(*(file.read_bytes() for file in files))
+
+    def server(self) -> grpc.ServerCredentials:
+        return grpc.ssl_server_credentials([(self._key, self._cert)], self._ca, require_client_auth=True)
+
+    def client(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self._ca, self._key, self._cert)
+
+
 class Inference(ai_pb2_grpc.AiInferenceServicer):
-    def __init__(self, concurrency: int, delay: float) -> None:
+    def __init__(self, concurrency: int, delay: float, tls: Tls | None) -> None:
+        self._channel = tls.client() if tls else None
         self._concurrency = concurrency
         self._delay = delay
         self._jobs = Jobs(concurrency)
@@ -202,7 +225,7 @@ class Inference(ai_pb2_grpc.AiInferenceServicer):
 
     def _fetch(self, request: ai_pb2.AnalyzeRequest, uids: list[str], job: Job) -> list[bytes]:
         try:
-            return fetch.instances(request, uids, job.calls, job.remaining())
+            return fetch.instances(request, uids, job.calls, job.remaining(), self._channel)
         except fetch.Broken as broken:
             raise Failed(grpc.StatusCode.DATA_LOSS, str(broken)) from None
         except grpc.RpcError as error:
@@ -224,6 +247,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--listen", default="127.0.0.1:50051", help="host:port; port 0 takes any free one")
     parser.add_argument("--concurrency", default=2, type=int, help="analyses at once, from 1")
+    parser.add_argument("--tls-cert", type=pathlib.Path, help="our certificate and its chain, PEM; as server and as client")
+    parser.add_argument("--tls-key", type=pathlib.Path, help="its private key, PEM")
+    parser.add_argument("--tls-ca", type=pathlib.Path, help="the authorities of Isocenter's certificates, PEM")
     parser.add_argument("--delay", default=0.0, type=float, help="seconds added to each analysis, for tests")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -236,10 +262,11 @@ def main() -> int:
         # A second server on the port would take half of the calls.
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 16 << 20)],
     )
-    ai_pb2_grpc.add_AiInferenceServicer_to_server(Inference(args.concurrency, args.delay), server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = server.add_insecure_port(args.listen)
+    tls = Tls.load(args)
+    ai_pb2_grpc.add_AiInferenceServicer_to_server(Inference(args.concurrency, args.delay, tls), server)
+    port = server.add_secure_port(args.listen, tls.server()) if tls else server.add_insecure_port(args.listen)
     server.start()
     for name in ("", SERVICE):
         checks.set(name, health_pb2.HealthCheckResponse.SERVING)
