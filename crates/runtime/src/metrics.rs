@@ -1,5 +1,8 @@
 //! Metrics, in the text format of Prometheus.
 
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use parking_lot::Mutex;
 pub use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use prometheus::{HistogramOpts, Opts, Registry, TextEncoder, core::Collector};
 
@@ -15,6 +18,8 @@ const SECONDS: [f64; 16] =
 pub struct Metrics {
     registry: Registry,
     prefix: String,
+    /// What each registered name is for, also of those that have no sample yet.
+    described: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Default for Metrics {
@@ -27,13 +32,13 @@ impl Metrics {
     /// An empty registry; names begin with `isocenter_`.
     #[must_use]
     pub fn new() -> Self {
-        Self { registry: Registry::new(), prefix: "isocenter".to_owned() }
+        Self { registry: Registry::new(), prefix: "isocenter".to_owned(), described: Arc::default() }
     }
 
     /// The same registry; names begin with `{prefix}_{part}_`.
     #[must_use]
     pub fn scoped(&self, part: &str) -> Self {
-        Self { registry: self.registry.clone(), prefix: format!("{}_{part}", self.prefix) }
+        Self { prefix: format!("{}_{part}", self.prefix), ..self.clone() }
     }
 
     /// Counters; `name` ends in `_total`.
@@ -67,12 +72,20 @@ impl Metrics {
         self.register(HistogramVec::new(opts, labels))
     }
 
-    /// Everything registered, as `/metrics` answers it.
+    /// Everything registered, as `/metrics` answers it. What has no sample yet, since none of its labels' values has come
+    /// up, is named by its help alone: an alert on it can be told from an alert on a name that is misspelt.
     ///
     /// # Errors
     /// Only where a metric cannot be written as text, which is a defect of it.
     pub fn render(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let gathered = self.registry.gather();
+        let mut text = TextEncoder::new().encode_to_string(&gathered)?;
+        for (name, help) in &*self.described.lock() {
+            if gathered.iter().all(|family| family.name() != name) {
+                writeln!(text, "# HELP {name} {help}").expect("a string takes what is written to it");
+            }
+        }
+        Ok(text)
     }
 
     fn opts(&self, name: &str, help: &str) -> Opts {
@@ -81,6 +94,8 @@ impl Metrics {
 
     fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let collector = made.expect("metric names and labels are constants that Prometheus accepts");
+        let described = collector.desc().into_iter().map(|desc| (desc.fq_name.clone(), desc.help.clone()));
+        self.described.lock().extend(described);
         self.registry.register(Box::new(collector.clone())).expect("each metric is registered once");
         collector
     }
@@ -100,6 +115,16 @@ mod tests {
         let text = metrics.render().unwrap();
         assert!(text.contains("isocenter_ingestion_instances_total{result=\"stored\"} 3"), "{text}");
         assert!(text.contains("isocenter_rpc_seconds_bucket{method=\"Get\",le=\"0.25\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn what_has_no_sample_yet_is_named() {
+        let metrics = Metrics::new();
+        let calls = metrics.scoped("ai").counter_vec("calls_total", "Calls.", &["outcome"]);
+        let help = "# HELP isocenter_ai_calls_total Calls.\n";
+        assert_eq!(metrics.render().unwrap(), help);
+        calls.with_label_values(&["answered"]).inc();
+        assert_eq!(metrics.render().unwrap().matches(help).count(), 1);
     }
 
     #[test]
