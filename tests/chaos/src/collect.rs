@@ -42,6 +42,7 @@ pub async fn collect(cluster: &Cluster, peers: &Peers, witness: &Witness, binary
     let stages = settled(cluster, &studies).await;
     let differences = reconciled(cluster, binary).await?;
     let views = views(cluster).await?;
+    drained(witness).await;
     // What the peers do from here on is not part of the run.
     peers.end().await;
     let history = witness.history(CATCH_UP).await?;
@@ -73,6 +74,22 @@ pub async fn collect(cluster: &Cluster, peers: &Peers, witness: &Witness, binary
         differences,
         deaths: deaths.collect(),
     })
+}
+
+/// Waits until the archive has taken every event out of the store; where it does not, the check of the records says which.
+async fn drained(witness: &Witness) {
+    let Ok(outbox) = isocenter_store::Range::prefix("outbox/") else { return };
+    let draining = async {
+        loop {
+            let page = isocenter_store::Page { limit: 1, ..Default::default() };
+            let listing = witness.kv().list(&outbox, page).await;
+            if listing.is_ok_and(|listing| listing.items.is_empty()) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(RECONCILE, draining).await.ok();
 }
 
 fn channel(url: String) -> Result<Channel> {

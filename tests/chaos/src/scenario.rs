@@ -287,22 +287,30 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The process that leads the offers, by the address under the leader's key.
-    async fn leader(&self) -> Result<Option<Process>> {
+    /// The process that leads the offers, by the address under the leader's key, once there is one.
+    async fn leader(&self) -> Result<Process> {
         let key = isocenter_store::Key::new("leader/reader-assignment")?;
-        let Some(found) = self.witness.kv().get(&key).await? else { return Ok(None) };
-        let address = String::from_utf8_lossy(&found.value).into_owned();
-        let is = |process: &&Process| {
-            process.addresses().is_some_and(|addresses| address.contains(&addresses.listen.to_string()))
+        let looking = async {
+            loop {
+                let found = self.witness.kv().get(&key).await.ok().flatten();
+                let address = found.map(|found| String::from_utf8_lossy(&found.value).into_owned());
+                let is = |process: &&Process| {
+                    let listen = process.addresses().map(|addresses| addresses.listen.to_string());
+                    address.as_ref().zip(listen).is_some_and(|(address, listen)| address.contains(&listen))
+                };
+                if let Some(leader) = self.cluster.of(Role::ReaderAssignment).find(is) {
+                    return leader.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         };
-        Ok(self.cluster.of(Role::ReaderAssignment).find(is).cloned())
+        tokio::time::timeout(Duration::from_secs(60), looking).await.context("nobody leads the offers")
     }
 
     async fn kill_leader(&mut self) -> Result<()> {
-        if let Some(leader) = self.leader().await? {
-            self.mark(format!("kill the leader {}", leader.name));
-            leader.signal(Signal::Kill).await;
-        }
+        let leader = self.leader().await?;
+        self.mark(format!("kill the leader {}", leader.name));
+        leader.signal(Signal::Kill).await;
         self.pause(PAST_LEASE).await;
         Ok(())
     }
@@ -326,9 +334,8 @@ impl Stage<'_> {
     }
 
     async fn freeze_leader(&mut self) -> Result<()> {
-        if let Some(leader) = self.leader().await? {
-            self.freeze(&leader).await;
-        }
+        let leader = self.leader().await?;
+        self.freeze(&leader).await;
         self.breathe().await;
         Ok(())
     }
