@@ -22,10 +22,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut public = descriptors.clone();
     public.file.retain(|file| file.package() != "isocenter.store.v1");
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&public))?;
-    // The proto's JSON form is what the command line prints.
+    // The proto's JSON form is what the command line prints: answers, and what the store holds.
     pbjson_build::Builder::new()
         .register_descriptors(&prost::Message::encode_to_vec(&descriptors))?
-        .build(&[".isocenter.v1"])?;
+        .build(&[".isocenter.v1", ".isocenter.store.v1"])?;
     tonic_prost_build::configure()
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_well_known_types(true)

@@ -16,28 +16,33 @@ use std::{
 };
 
 use async_trait::async_trait;
-use etcd_client::{Client, GetOptions, KvClient};
+use etcd_client::{Client, GetOptions, KvClient, StatusResponse};
 
 use self::pool::Pool;
 use crate::{
     Error,
+    access::Access,
     embedded::whole_seconds,
-    kv::{Key, KeyValue, Kv, LeaseId, Listing, Page, Range, Revision, Status, Txn, TxnAnswer, WatchStream},
+    kv::{
+        Key, KeyValue, Kv, LeaseId, Listing, Page, Range, Revision, Status, Txn, TxnAnswer, Usage,
+        WatchStream,
+    },
 };
 
 /// The longest answer that is read, in bytes: 500 of the longest records fit ten times over, and so does the longest
 /// batch that etcd sends a watch that catches up.
 const MAX_MESSAGE: usize = 64 << 20;
 
+/// etcd's own default for `--quota-backend-bytes`.
+const DEFAULT_QUOTA: u64 = 2 << 30;
+
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
     /// The members, each `host:port`, or a URL with `http` or `https`.
     pub endpoints: Vec<String>,
-    /// TLS; without it the connections are plain.
-    pub tls: Option<EtcdTls>,
-    /// etcd's `--quota-backend-bytes`, for servers older than 3.6, which do not tell theirs.
-    pub quota_bytes: u64,
+    /// With what this client shows who it is.
+    pub access: Access,
     /// etcd's `--experimental-watch-progress-notify-interval`, in 3.4 fixed at its default of ten minutes.
     pub progress_interval: Duration,
 }
@@ -48,25 +53,9 @@ impl EtcdOptions {
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
-            tls: None,
-            quota_bytes: 2 << 30,
+            access: Access::default(),
             progress_interval: Duration::from_secs(600),
         }
-    }
-}
-
-/// Certificates, each in PEM.
-#[derive(Clone)]
-pub struct EtcdTls {
-    /// The authority that signed the members' certificates.
-    pub ca_pem: Vec<u8>,
-    /// This client's certificate and key.
-    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl fmt::Debug for EtcdTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdTls").field("identity", &self.identity_pem.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -102,6 +91,14 @@ impl Etcd {
             return Err(Error::OtherCluster { was, is });
         }
         Ok(())
+    }
+
+    /// The server's quota, or what we were told of it: servers older than 3.6 do not say.
+    fn quota(&self, status: &StatusResponse) -> u64 {
+        match convert::unsigned(status.db_size_quota()) {
+            0 => self.options.access.quota_bytes.unwrap_or(DEFAULT_QUOTA),
+            quota => quota,
+        }
     }
 
     async fn range(&self, key: Vec<u8>, options: GetOptions) -> Result<etcd_client::GetResponse, Error> {
@@ -205,12 +202,28 @@ impl Kv for Etcd {
         let now = self.range(vec![0], GetOptions::new().with_limit(1)).await?;
         let status = |client: Client| async move { client.maintenance_client().status().await };
         let status = self.pool.repeat(status).await?;
-        let quota = convert::unsigned(status.db_size_quota());
         Ok(Status {
             revision: convert::revision(now.header())?,
             db_bytes: convert::unsigned(status.db_size()),
-            quota_bytes: if quota > 0 { quota } else { self.options.quota_bytes },
+            quota_bytes: self.quota(&status),
             cluster_id: now.header().map_or(0, etcd_client::ResponseHeader::cluster_id),
+        })
+    }
+
+    async fn usage(&self) -> Result<Usage, Error> {
+        // Each member has a file of its own; the first that is full stops all.
+        let members =
+            self.pool.each(|client| async move { client.maintenance_client().status().await }).await;
+        let most = |of: fn(&StatusResponse) -> i64| members.iter().map(of).max().map_or(0, convert::unsigned);
+        if members.is_empty() {
+            return Err(Error::unavailable("no member answers"));
+        }
+        Ok(Usage {
+            used: most(StatusResponse::db_size),
+            live: most(StatusResponse::raft_used_db_size),
+            quota: members.iter().map(|status| self.quota(status)).min().unwrap_or(0),
+            // A member's status lists the alarms, and asking for them costs the cluster nothing.
+            no_space: members.iter().flat_map(StatusResponse::errors).any(|e| e.contains("NOSPACE")),
         })
     }
 

@@ -6,6 +6,8 @@
 //! leader whose every write carries a token), the [`members`] (which processes there are and who works on what) and the
 //! [`table`]s (typed records).
 
+mod access;
+pub mod check;
 pub mod election;
 pub mod embedded;
 pub mod error;
@@ -20,9 +22,10 @@ pub mod session;
 pub mod space;
 pub mod table;
 
+pub use access::{Access, Login, TlsFiles};
 pub use error::Error;
 pub use kv::{
     Answer, Compare, Event, Key, KeyValue, Kv, LeaseId, Listing, Op, Page, Prefix, Range, Revision, Status,
     Txn, TxnAnswer, Usage, WatchItem, WatchStream, list_all,
 };
-pub use open::open;
+pub use open::{open, open_with};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Error,
+    Access, Error,
     embedded::{Embedded, EmbeddedOptions},
     etcd::{Etcd, EtcdOptions},
     kv::Kv,
@@ -15,6 +15,14 @@ use crate::{
 /// # Errors
 /// [`Error::InvalidAddress`] says what to write instead; otherwise as [`Embedded::open`] and [`Etcd::connect`].
 pub async fn open(address: &str) -> Result<Arc<dyn Kv>, Error> {
+    open_with(address, &Access::default()).await
+}
+
+/// As [`open`], for a cluster that wants to know who calls.
+///
+/// # Errors
+/// As [`open`], and [`Error::Io`] where a file of `access` cannot be read.
+pub async fn open_with(address: &str, access: &Access) -> Result<Arc<dyn Kv>, Error> {
     let invalid = |why: &str| Error::InvalidAddress { address: address.to_owned(), why: why.to_owned() };
     if let Some(dir) = address.strip_prefix("embedded:") {
         if dir.is_empty() {
@@ -32,7 +40,8 @@ pub async fn open(address: &str) -> Result<Arc<dyn Kv>, Error> {
                 "\"{bad}\" is not host:port; write etcd://host:2379,host:2379,host:2379"
             )));
         }
-        return Ok(Arc::new(Etcd::connect(EtcdOptions::new(members)).await?));
+        let options = EtcdOptions { access: access.clone(), ..EtcdOptions::new(members) };
+        return Ok(Arc::new(Etcd::connect(options).await?));
     }
     Err(invalid("it begins with neither; write embedded:/path/to/folder or etcd://host:2379,host:2379"))
 }

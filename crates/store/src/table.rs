@@ -7,6 +7,7 @@ mod change;
 mod gather;
 mod meta;
 mod mirror;
+mod resume;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use isocenter_domain::Time;
 use prost::Message;
 
-use crate::{error::Undecodable, stored};
+use crate::{error::Undecodable, record::json, stored};
 
 /// What a process says of itself for each role that it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,10 @@ impl Node {
     /// The bytes to keep.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        self.stored().encode_to_vec()
+    }
+
+    fn stored(&self) -> stored::Node {
         stored::Node {
             address: self.address.clone(),
             level: self.level,
@@ -31,7 +35,14 @@ impl Node {
             started_at: self.started_at.0,
             draining: self.draining,
         }
-        .encode_to_vec()
+    }
+
+    /// The node as JSON, for people who look into a store.
+    ///
+    /// # Errors
+    /// [`Undecodable::Damaged`] where the node cannot be written as JSON.
+    pub fn json(&self) -> Result<String, Undecodable> {
+        json(&self.stored())
     }
 
     /// The node in `bytes`. Fields that a newer build has added are passed over.

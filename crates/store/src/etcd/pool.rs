@@ -5,14 +5,21 @@
 use std::{
     error::Error as _,
     future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use futures::future::join_all;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::OnceCell;
 
 use super::EtcdOptions;
-use crate::Error;
+use crate::{Error, access::Access};
 
 /// A member answers within this or is taken for gone; covers a leader's disk at its slowest.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,10 +31,25 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from
 struct Member {
     calls: Client,
     watches: Client,
+    /// Set once both connections bear the user's token.
+    admitted: OnceCell<()>,
 }
 
+/// The members, and the user as whom they are called.
+struct Members {
+    each: Vec<Member>,
+    login: Option<(String, String)>,
+}
+
+/// When each of the files of an [`Access`] was written; `None` for one that cannot be looked at.
+type Written = Vec<Option<SystemTime>>;
+
 pub(super) struct Pool {
-    members: Vec<Member>,
+    endpoints: Vec<String>,
+    access: Access,
+    members: RwLock<Arc<Members>>,
+    /// How the files were when they were last read.
+    read: Mutex<Written>,
     current: AtomicUsize,
 }
 
@@ -61,38 +83,105 @@ impl Failure {
     }
 }
 
-impl Pool {
+impl Members {
     /// Prepares the connections. They are made when first used.
-    pub async fn new(options: &EtcdOptions) -> Result<Self, Error> {
+    async fn new(endpoints: &[String], access: &Access) -> Result<Self, Error> {
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
             .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
-        if let Some(tls) = &options.tls {
-            let mut client = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca_pem));
-            if let Some((certificate, key)) = &tls.identity_pem {
-                client = client.identity(Identity::from_pem(certificate, key));
+            .with_require_leader(true)
+            .with_auto_token_refresh(access.login.is_some());
+        if let Some(tls) = &access.tls {
+            let mut client = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca).await?));
+            if let Some((certificate, key)) = &tls.identity {
+                client = client.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
             }
             connect = connect.with_tls(client);
         }
-        let mut members = Vec::with_capacity(options.endpoints.len());
-        for endpoint in &options.endpoints {
+        let mut login = None;
+        if let Some(user) = &access.login {
+            let password = String::from_utf8_lossy(&read(&user.password_file).await?).trim_end().to_owned();
+            login = Some((user.user.clone(), password));
+        }
+        let mut each = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
             let client = || async {
                 Client::connect([endpoint], Some(connect.clone())).await.map_err(|e| Error::InvalidAddress {
                     address: endpoint.clone(),
-                    why: format!("{e}; write host:port, for example 10.0.0.7:2379"),
+                    why: format!(
+                        "{e}; write host:port, for example 10.0.0.7:2379, and certificates and keys in PEM"
+                    ),
                 })
             };
-            members.push(Member { calls: client().await?, watches: client().await? });
+            each.push(Member { calls: client().await?, watches: client().await?, admitted: OnceCell::new() });
         }
-        if members.is_empty() {
+        Ok(Self { each, login })
+    }
+
+    /// Makes sure that the member knows who calls. Not done when the connections are prepared: the cluster may be away then.
+    async fn admit(&self, member: &Member) -> Result<(), etcd_client::Error> {
+        let Some(login) = &self.login else { return Ok(()) };
+        let admit = || async {
+            // The library's handles share what they know of the user.
+            member.calls.clone().update_user(Some(login.clone())).await?;
+            member.watches.clone().update_user(Some(login.clone())).await
+        };
+        member.admitted.get_or_try_init(admit).await.map(|_| ())
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    tokio::fs::read(path).await.map_err(Error::io("reading", path))
+}
+
+async fn written(access: &Access) -> Written {
+    let look = |path| async move { tokio::fs::metadata(path).await.and_then(|file| file.modified()).ok() };
+    join_all(access.files().into_iter().map(look)).await
+}
+
+impl Pool {
+    /// Prepares the connections. They are made when first used.
+    pub async fn new(options: &EtcdOptions) -> Result<Self, Error> {
+        let (endpoints, access) = (options.endpoints.clone(), options.access.clone());
+        if endpoints.is_empty() {
             return Err(Error::InvalidAddress {
                 address: String::new(),
                 why: "no member is named; write etcd://host:port,host:port".to_owned(),
             });
         }
-        Ok(Self { members, current: AtomicUsize::new(0) })
+        let read = Mutex::new(written(&access).await);
+        let members = RwLock::new(Arc::new(Members::new(&endpoints, &access).await?));
+        Ok(Self { endpoints, access, members, read, current: AtomicUsize::new(0) })
+    }
+
+    /// Reads certificates and the password again, where one has changed since they were read. Connections that exist go on.
+    async fn renew(&self) {
+        let now = written(&self.access).await;
+        if *self.read.lock() == now {
+            return;
+        }
+        match Members::new(&self.endpoints, &self.access).await {
+            Ok(members) => {
+                *self.members.write() = Arc::new(members);
+                *self.read.lock() = now;
+                tracing::info!("the store's certificates or password have changed; connects anew");
+            }
+            // Perhaps half of the files are written. The next failure looks again.
+            Err(error) => {
+                tracing::warn!(%error, "the store's changed certificates or password are of no use")
+            }
+        }
+    }
+
+    /// Calls every member, and answers what those said that answered.
+    pub async fn each<T, F>(&self, call: impl Fn(Client) -> F) -> Vec<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let indices = 0..self.endpoints.len();
+        let answers = join_all(indices.map(|index| self.attempt(index, |member| call(member.calls.clone()))));
+        answers.await.into_iter().filter_map(Result::ok).collect()
     }
 
     /// Calls the current member, once; on a failure of the member the next call goes to the next.
@@ -101,7 +190,7 @@ impl Pool {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let index = self.current.load(Ordering::Relaxed);
-        self.attempt(index, call(self.members[index].calls.clone())).await
+        self.attempt(index, |member| call(member.calls.clone())).await
     }
 
     /// Calls members, from the current one on, until one does it or may have done it.
@@ -110,7 +199,7 @@ impl Pool {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut last = None;
-        for _ in 0..self.members.len() {
+        for _ in 0..self.endpoints.len() {
             match self.once(&call).await {
                 Err(Failure::NotDone(why)) => last = Some(why),
                 other => return other.map_err(Failure::of_change),
@@ -125,7 +214,7 @@ impl Pool {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut last = None;
-        for _ in 0..self.members.len() {
+        for _ in 0..self.endpoints.len() {
             match self.once(&call).await {
                 Err(Failure::NotDone(why) | Failure::Unknown(why)) => last = Some(why),
                 other => return other.map_err(Failure::of_read),
@@ -140,29 +229,42 @@ impl Pool {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let index = self.current.load(Ordering::Relaxed);
-        let opened = self.attempt(index, call(self.members[index].watches.clone())).await;
+        let opened = self.attempt(index, |member| call(member.watches.clone())).await;
         opened.map(|stream| (index, stream)).map_err(Failure::of_read)
     }
 
-    async fn attempt<T>(
-        &self,
-        index: usize,
-        call: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, Failure> {
-        let failure = match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(e)) => failure(e),
-            Err(_) => Failure::Unknown("no answer in time".to_owned()),
+    async fn attempt<T, F>(&self, index: usize, call: impl FnOnce(&Member) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let members = Arc::clone(&self.members.read());
+        let member = &members.each[index];
+        // Until the member knows the user, nothing was asked of it.
+        let failure = match tokio::time::timeout(CALL_TIMEOUT, members.admit(member)).await {
+            Ok(Ok(())) => match tokio::time::timeout(CALL_TIMEOUT, call(member)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(e)) => failure(e),
+                Err(_) => Failure::Unknown("no answer in time".to_owned()),
+            },
+            Ok(Err(e)) => match failure(e) {
+                Failure::Unknown(why) => Failure::NotDone(why),
+                failure => failure,
+            },
+            Err(_) => Failure::NotDone("no answer in time".to_owned()),
         };
-        if !matches!(failure, Failure::Refused(_)) {
+        let refused = matches!(failure, Failure::Refused(_));
+        if !refused {
             self.leave(index);
+        }
+        if !refused || matches!(failure, Failure::Refused(Error::Denied { .. })) {
+            self.renew().await;
         }
         Err(failure)
     }
 
     /// Turns to the next member, unless somebody did already.
     pub fn leave(&self, index: usize) {
-        let next = (index + 1) % self.members.len();
+        let next = (index + 1) % self.endpoints.len();
         // A lost race means that another call turned away first, which is what is wanted.
         self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed).ok();
     }
@@ -192,6 +294,8 @@ fn of_status(status: &tonic::Status) -> Failure {
         }
         Code::NotFound if is("lease not found") => Error::LeaseExpired,
         Code::ResourceExhausted if is("database space exceeded") => Error::NoSpace,
+        // etcd says of a wrong password that the argument is invalid.
+        Code::InvalidArgument if is("authentication failed") => Error::Denied { why: why.to_owned() },
         Code::PermissionDenied | Code::Unauthenticated => Error::Denied { why: why.to_owned() },
         Code::InvalidArgument if is("duplicate key") => Error::DuplicateKey,
         Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented | Code::OutOfRange => {

@@ -117,6 +117,12 @@ impl<'a> Change<'a> {
         self.anchor.get_or_insert((key, current.head.seq + 1));
     }
 
+    /// Removes whatever is in `range`, without an event for each: the caller sees to it that their events are known. Rest the
+    /// change on [`Change::none_newer`] of the same range.
+    pub fn delete_range(&mut self, range: Range) {
+        self.ops.push(Op::Delete { range });
+    }
+
     /// The change rests on this record's being as it was loaded.
     pub fn unchanged<R: Storable>(&mut self, current: &Stored<R>) {
         self.compare.push(Compare::unchanged(&store_key(&current.key), current.mod_revision));

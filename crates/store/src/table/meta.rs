@@ -14,7 +14,7 @@ use isocenter_runtime::{clock::Clock, secret::Secret};
 use isocenter_wire::{node::Node, record::LEVEL};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clocked, Tables};
+use super::{Clocked, Tables, resume::key_check};
 use crate::{
     Compare, Error, Key, KeyValue, Kv, Op, Range, Revision, Txn,
     kv::list_all,
@@ -95,7 +95,7 @@ impl Kinded for MetaError {
 #[derive(Debug)]
 pub(super) struct Levels {
     pub ours: u32,
-    stored: AtomicU32,
+    pub(super) stored: AtomicU32,
 }
 
 impl Levels {
@@ -140,7 +140,7 @@ impl Tables {
         secret: &Secret,
         ours: u32,
     ) -> Result<Self, MetaError> {
-        let check = secret.reference("key-check", &[cell.as_str()]).to_string();
+        let check = key_check(secret, &cell);
         let level = ours.to_string();
         for (key, value) in [("epoch", "1"), ("level", level.as_str()), ("key_check", check.as_str())] {
             let key = meta(key);

@@ -14,8 +14,8 @@ use isocenter_domain::{
 use isocenter_runtime::{clock::TestClock, secret::Secret, task::Tasks};
 
 use super::*;
-use crate::Txn;
 use crate::embedded::{Embedded, EmbeddedOptions};
+use crate::{Compare, Txn};
 
 struct Fixture {
     tables: Tables,

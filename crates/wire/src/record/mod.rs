@@ -111,6 +111,27 @@ pub fn decode_event(key: &str, seq: u64, bytes: &[u8]) -> Result<Event, Undecoda
     Ok(Event { key: key.to_owned(), seq, event, actor, reason, at: Time(e.at), op_id, trace })
 }
 
+/// A record as JSON, of whatever kind; fields of a higher level than this build knows are not in it. For people who look
+/// into a store: nothing reads it back.
+pub fn record_json(bytes: &[u8]) -> Result<String, Undecodable> {
+    json(&message(bytes)?)
+}
+
+/// An outbox entry as JSON, likewise.
+pub fn event_json(bytes: &[u8]) -> Result<String, Undecodable> {
+    json(&stored::OutboxEvent::decode(bytes).map_err(|e| Undecodable::Damaged(e.to_string()))?)
+}
+
+/// A text as JSON.
+#[must_use]
+pub fn text_json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+pub(crate) fn json(message: &impl serde::Serialize) -> Result<String, Undecodable> {
+    serde_json::to_string(message).map_err(|e| Undecodable::Damaged(e.to_string()))
+}
+
 fn message(bytes: &[u8]) -> Result<stored::Record, Undecodable> {
     stored::Record::decode(bytes).map_err(|e| Undecodable::Damaged(e.to_string()))
 }
