@@ -1,6 +1,13 @@
 //! TLS on the server's main port, and calls passed on to other processes.
 
-use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
 use isocenter_domain::{access::Principal, id::TenantId};
@@ -173,7 +180,7 @@ async fn certificates_that_are_not_to_be_believed_get_no_connection() {
 }
 
 /// The folder as Kubernetes mounts a secret: `name` is a link into `..data`, itself a link that is swapped.
-fn swap(folder: &Path, version: &str, files: &[(&str, &Path)]) {
+fn swap(folder: &Path, version: &str, files: &[(&str, PathBuf)]) {
     let data = folder.join(version);
     fs::create_dir(&data).unwrap();
     for (name, from) in files {
@@ -192,10 +199,7 @@ async fn files_that_change_hold_for_new_connections_and_broken_ones_do_not() {
     let of = |files: &Files| {
         [("cert", files.cert.clone()), ("key", files.key.clone()), ("ca", files.client_ca.clone())]
     };
-    fn as_paths(files: &[(&'static str, std::path::PathBuf); 3]) -> Vec<(&'static str, &Path)> {
-        files.iter().map(|(name, path)| (*name, path.as_path())).collect()
-    }
-    swap(mounted.path(), "v1", &as_paths(&of(&first)));
+    swap(mounted.path(), "v1", &of(&first));
     let at = |name: &str| {
         let path = mounted.path().join(name);
         symlink(format!("..data/{name}"), &path).unwrap();
@@ -212,12 +216,12 @@ async fn files_that_change_hold_for_new_connections_and_broken_ones_do_not() {
     fs::write(&broken, "-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n").unwrap();
     let mut mixed = of(&second);
     mixed[0].1 = broken;
-    swap(mounted.path(), "v2", &as_paths(&mixed));
-    let stale = || async { running.metrics.render().unwrap().contains("isocenter_tls_stale 1") };
+    swap(mounted.path(), "v2", &mixed);
+    let stale = || async { running.metrics.render().unwrap().contains("\nisocenter_tls_stale 1\n") };
     wait_for("the broken files to be told of", PATIENCE, stale).await;
     check(running.address, &ivan).await.unwrap();
 
-    swap(mounted.path(), "v3", &as_paths(&of(&second)));
+    swap(mounted.path(), "v3", &of(&second));
     let olga = client(&new, &new.issue("O=moscow,OU=operator,CN=olga"));
     let taken = || async { check(running.address, &olga).await.is_ok() };
     wait_for("the new files to hold", PATIENCE, taken).await;
@@ -226,7 +230,7 @@ async fn files_that_change_hold_for_new_connections_and_broken_ones_do_not() {
     let gone = || async { HealthClient::new(kept.clone()).check(ask()).await.is_err() };
     wait_for("the old connection to end", PATIENCE, gone).await;
     let text = running.metrics.render().unwrap();
-    for line in ["isocenter_tls_stale 0", "isocenter_tls_reloads_total{outcome=\"refused\"} 1"] {
+    for line in ["\nisocenter_tls_stale 0\n", "isocenter_tls_reloads_total{outcome=\"refused\"} 1"] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     assert!(running.tls.until() > isocenter_domain::Time::ZERO);

@@ -1,6 +1,6 @@
 //! Roles → services: parse, build, run, signal, drain.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use isocenter_blobs::Blobs;
@@ -15,14 +15,14 @@ use isocenter_runtime::{
     secret::Secret,
     server::{self, Elsewhere, Served},
     shutdown,
-    task::{Drained, Tasks},
+    task::{self, Drained, Tasks},
     telemetry,
     tls::Tls,
 };
 use isocenter_store::{
     members::{Members, NodeOptions},
     space::Space,
-    table::{MetaError, Mirrors, Tables},
+    table::{Mirrors, Tables},
 };
 use isocenter_wire::v1::operations_server::OperationsServer;
 use tonic::service::{Routes, RoutesBuilder};
@@ -161,23 +161,37 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
 }
 
 /// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that
-/// runs.
+/// runs. One that receives and has known the store before does not even wait: it goes on receiving into its spool.
 async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<Tables> {
     let (clock, ended) = (clock::system(), tasks.token());
+    let memory = config.runs(Role::Ingestion).then(|| config.spool.join("store"));
     let mut failures = 0;
     loop {
+        let mut reached = None;
+        let cell = config.cell_id()?;
         let opened = async {
-            let kv = isocenter_store::open(&config.store).await.map_err(MetaError::from)?;
-            Tables::open(kv, Arc::clone(&clock), config.cell_id()?, secret).await.map_err(anyhow::Error::new)
+            let kv = isocenter_store::open(&config.store).await?;
+            reached = Some(Arc::clone(&kv));
+            Tables::open(kv, Arc::clone(&clock), cell.clone(), secret).await
         };
         let e = match opened.await {
-            Ok(tables) => return Ok(tables),
-            Err(e) => e.context(format!("cannot use the store {}", config.store)),
+            Ok(tables) => {
+                remember(memory.as_deref(), &tables.memory(secret));
+                return Ok(tables);
+            }
+            Err(e) => e,
         };
-        let away = e.downcast_ref::<MetaError>().is_some_and(Kinded::is_retryable);
-        if !away {
-            return Err(e);
+        if !e.is_retryable() {
+            return Err(anyhow::Error::new(e).context(format!("cannot use the store {}", config.store)));
         }
+        let remembered = memory.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        if let (Some(kv), Some(text)) = (reached, remembered)
+            && let Some(tables) = Tables::resume(kv, Arc::clone(&clock), cell, secret, &text)?
+        {
+            tracing::warn!(error = task::chain(&e), "the store is away; receives into the spool until it is back");
+            return Ok(tables);
+        }
+        let e = anyhow::Error::new(e).context(format!("cannot use the store {}", config.store));
         failures += 1;
         let now = clock.now();
         let pause = STORE_RETRY.next(failures, now).since(now);
@@ -186,6 +200,19 @@ async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<
             () = ended.cancelled() => return Err(e),
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// Keeps beside the spool what [`Tables::resume`] needs. Without it a start only waits for the store.
+fn remember(path: Option<&Path>, memory: &str) {
+    let Some(path) = path else { return };
+    let new = path.with_extension("new");
+    let folder = path.parent().unwrap_or(path);
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&new, memory))
+        .and_then(|()| std::fs::rename(&new, path));
+    if let Err(error) = written {
+        tracing::warn!(%error, "what is known of the store cannot be kept in the spool");
     }
 }
 
@@ -287,7 +314,8 @@ fn ai_dispatch(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> 
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
         secret: shared.secret.clone(),
-        fetch_address: format!("http://{}", shared.advertise),
+        fetch_address: format!("{}://{}", if shared.tls.is_some() { "https" } else { "http" }, shared.advertise),
+        tls: shared.tls.as_ref().map(Tls::outside),
     };
     let service = isocenter_ai_dispatch::Service::build(config.ai.clone(), deps)?;
     service.routes(routes);
@@ -319,7 +347,7 @@ fn report_delivery(config: &Config, shared: &Shared, routes: &mut RoutesBuilder)
         shares: shared.members.shares(Role::ReportDelivery.name()),
         blobs: shared.blobs.clone(),
         metrics: shared.metrics.clone(),
-        tls: None,
+        tls: shared.tls.as_ref().map(Tls::outside),
         tasks: shared.tasks.clone(),
     };
     let service = isocenter_report_delivery::Service::build(config.delivery.clone(), deps)?;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use isocenter_blobs::Blobs;
 use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
-use isocenter_runtime::{metrics::Metrics, task::Tasks};
+use isocenter_runtime::{metrics::Metrics, nodes::Nodes, task::Tasks};
 use isocenter_store::{
     members::Shares,
     table::{Mirrors, Tables},
@@ -68,12 +68,15 @@ pub struct Deps {
     pub tasks: Tasks,
     /// Where other replicas reach this one's gRPC: `host:port` or `http://host:port`.
     pub address: String,
+    /// The way to the other replicas.
+    pub nodes: Nodes,
 }
 
 /// The service, built and not yet running. Its calls are answered from the start; offers need it to run.
 #[derive(Debug)]
 pub struct Service {
     desk: Arc<Desk>,
+    nodes: Nodes,
     shares: Shares,
     campaign: Campaign,
     hooks: Hooks,
@@ -85,7 +88,7 @@ impl Service {
     /// # Errors
     /// None today; a configuration that cannot be served will be one.
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
-        let Deps { tables, mirrors, shares, blobs, metrics, tasks, address } = deps;
+        let Deps { tables, mirrors, shares, blobs, metrics, tasks, address, nodes } = deps;
         let metrics = metrics.scoped("reader_assignment");
         let presence = Presence::start(Arc::clone(tables.kv()), &tasks);
         let view = View::new(&mirrors, presence);
@@ -94,12 +97,12 @@ impl Service {
         let meters = Meters::new(&metrics);
         let board = Arc::new(Board::default());
         let desk = Desk { config, tables, blobs, view, board, leadership, meters, tasks };
-        Ok(Self { desk: Arc::new(desk), shares, campaign, hooks: Hooks::new(&metrics) })
+        Ok(Self { desk: Arc::new(desk), nodes, shares, campaign, hooks: Hooks::new(&metrics) })
     }
 
     /// Adds `isocenter.v1.ReaderAssignment`.
     pub fn routes(&self, routes: &mut RoutesBuilder) {
-        routes.add_service(ReaderAssignmentServer::new(Rpc::new(Arc::clone(&self.desk))));
+        routes.add_service(ReaderAssignmentServer::new(Rpc::new(Arc::clone(&self.desk), self.nodes.clone())));
     }
 
     /// Runs until the tasks are cancelled: takes part in the election, keeps the queue, and brings every case's reads to
@@ -108,7 +111,7 @@ impl Service {
     /// # Errors
     /// None: what fails is tried again.
     pub async fn run(self) -> Result<(), Error> {
-        let Self { desk, shares, campaign, hooks } = self;
+        let Self { desk, shares, campaign, hooks, .. } = self;
         let tasks = desk.tasks.clone();
         campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));

@@ -13,6 +13,7 @@ use isocenter_domain::{
     record::{read::ReturnReason, report::StudyRevision},
 };
 use isocenter_runtime::{
+    nodes::Nodes,
     principal::principal,
     status::{Answer, status},
 };
@@ -65,8 +66,8 @@ pub(crate) struct Rpc {
 }
 
 impl Rpc {
-    pub fn new(desk: Arc<Desk>) -> Self {
-        Self { offers: Offers::new(Arc::clone(&desk)), forward: Forward::default(), desk }
+    pub fn new(desk: Arc<Desk>, nodes: Nodes) -> Self {
+        Self { offers: Offers::new(Arc::clone(&desk)), forward: Forward::new(nodes), desk }
     }
 }
 
@@ -113,7 +114,7 @@ impl ReaderAssignment for Rpc {
             }
             let leader = self.desk.leadership.address().ok_or(Error::NoLeader).map_err(|e| e.status())?;
             self.desk.meters.forwarded();
-            return self.forward.next_read(&leader, &request).await;
+            return self.forward.next_read(&leader, &principal, request.get_ref()).await;
         }
         let next = self.offers.next(principal.tenant, reader, principal.subject).await;
         let read = next.map_err(|e| e.status())?;

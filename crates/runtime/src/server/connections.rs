@@ -41,9 +41,11 @@ use crate::{
 /// How long accepting pauses after the system refused a socket, for want of file descriptors for example.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection that is asked to end because its callers are judged anew, or because it was idle, has so long for calls under
-/// way.
+/// A connection that is asked to end because its callers are judged anew has so long for calls under way.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// One that was idle has so long to agree.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A sign of life is asked of a peer that often, and must come within the same time.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -212,7 +214,7 @@ impl Connections {
             // The process's own drain bounds what is under way.
             () = stop.cancelled() => Duration::MAX,
             () = distrusted => GRACE,
-            () = calls.idle(self.limits.idle.0) => GRACE,
+            () = calls.idle(self.limits.idle.0) => FAREWELL,
             () = sleep(age) => age / 10,
         };
         connection.as_mut().graceful_shutdown();

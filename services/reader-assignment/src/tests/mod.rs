@@ -26,7 +26,7 @@ use isocenter_domain::{
     refs::{Digest, Ref},
 };
 use isocenter_runtime::{
-    clock::TestClock, fs, metrics::Metrics, random::Seeded, secret::Secret, task::Tasks,
+    clock::TestClock, fs, metrics::Metrics, nodes::Nodes, random::Seeded, secret::Secret, task::Tasks,
     telemetry::trace::new_trace,
 };
 use isocenter_store::{
@@ -153,7 +153,7 @@ impl World {
         desk.view.synced().await;
         service.campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
-        Node { rpc: Rpc::new(Arc::clone(&desk)), desk, tasks }
+        Node { rpc: Rpc::new(Arc::clone(&desk), Nodes::default()), desk, tasks }
     }
 
     /// A service that does not run yet.
@@ -168,6 +168,7 @@ impl World {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             address: address.to_owned(),
+            nodes: Nodes::default(),
         };
         Service::build(Config::default(), deps).unwrap()
     }

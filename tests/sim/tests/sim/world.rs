@@ -464,6 +464,7 @@ impl Roles {
                 tasks: self.tasks.clone(),
                 secret: secret(),
                 fetch_address: format!("http://{}", self.address),
+                tls: None,
             },
         )
         .unwrap();
@@ -486,6 +487,7 @@ impl Roles {
                 metrics: self.metrics.clone(),
                 tasks: self.tasks.clone(),
                 address: self.address.clone(),
+                nodes: isocenter_runtime::nodes::Nodes::default(),
             },
         )
         .unwrap();
