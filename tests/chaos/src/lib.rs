@@ -10,4 +10,5 @@ pub mod peers;
 pub mod record;
 pub mod run;
 pub mod scenario;
+pub mod stage;
 pub mod witness;

@@ -18,7 +18,8 @@ use crate::{
     evidence::Evidence,
     peers::{Load, Peers},
     record::{Deed, Outcome},
-    scenario::{Mark, Scenario, Stage},
+    scenario::Scenario,
+    stage::{Mark, Stage},
     witness::Witness,
 };
 
