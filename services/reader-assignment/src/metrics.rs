@@ -21,6 +21,8 @@ pub(crate) struct Meters {
     reads: IntGaugeVec,
     depth: IntGauge,
     oldest: IntGauge,
+    overdue: IntGauge,
+    signed: IntCounterVec,
     stuck: IntGauge,
     parked: IntGauge,
     leader: IntGauge,
@@ -45,6 +47,13 @@ impl Meters {
             reads: metrics.gauge_vec("reads", "Live reads by state.", &["state"]),
             depth: metrics.gauge("queue_depth", "Reads in the queue."),
             oldest: metrics.gauge("queue_oldest_seconds", "The age of the oldest read in the queue."),
+            overdue: metrics
+                .gauge("overdue", "First reads that are not signed and past their class's deadline."),
+            signed: metrics.counter_vec(
+                "signed_total",
+                "First reads signed, in-time or late for their class's deadline.",
+                &["due"],
+            ),
             stuck: metrics.gauge("stuck", "Reads open for longer than their class allows."),
             parked: metrics.gauge("parked", "Reads in the queue that no registered reader could have."),
             leader: metrics.gauge("leader", "1 where this process makes the offers."),
@@ -66,6 +75,11 @@ impl Meters {
 
     pub fn signed(&self, took: Duration) {
         self.seconds.with_label_values(&["sign"]).observe(took.as_secs_f64());
+    }
+
+    /// A first read was signed `late` or in time for the deadline of its class.
+    pub fn punctual(&self, late: bool) {
+        self.signed.with_label_values(&[if late { "late" } else { "in-time" }]).inc();
     }
 
     pub fn returned(&self, reason: ReturnReason) {
@@ -98,6 +112,7 @@ impl Meters {
         let oldest = oldest.map_or(0, |since| now.since(since).as_secs());
         self.oldest.set(i64::try_from(oldest).unwrap_or(i64::MAX));
         self.stuck.set(gauge(desk.stuck(now)));
+        self.overdue.set(gauge(desk.overdue(now)));
         self.parked.set(gauge(desk.board.parked(&desk.view)));
         self.leader.set(i64::from(desk.leadership.fence().is_some()));
         let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);

@@ -85,6 +85,9 @@ impl Desk {
                 Verdict::Take { newer_images } => {
                     match self.commit_signature(ask, signature, digest, &loaded, newer_images).await {
                         Ok(()) => {
+                            if loaded.read.record.kind == ReadKind::Primary {
+                                self.meters.punctual(self.now() > loaded.case.record.due_at());
+                            }
                             return self.signed_by(ask).await?.ok_or(Error::NotFound("report"));
                         }
                         Err(e) if e.is_worth_rereading() => last = e,
