@@ -144,6 +144,7 @@ pub async fn run(scenario: Scenario, settings: &Settings) -> Result<Outcomes> {
         Ok(judged) => judged,
         Err(error) => {
             let folder = cluster.keep();
+            cluster.end().await;
             return Err(error.context(format!(
                 "{} seed {}, see {}",
                 scenario.name(),
@@ -152,11 +153,13 @@ pub async fn run(scenario: Scenario, settings: &Settings) -> Result<Outcomes> {
             )));
         }
     };
-    let violations = check::all(&evidence);
+    let mut violations = check::all(&evidence);
+    violations.retain(|violation| scenario.judges(violation.invariant));
     let folder = (!violations.is_empty()).then(|| cluster.keep());
     if let Some(folder) = &folder {
         dump(folder, &evidence, &violations)?;
     }
+    cluster.end().await;
     Ok(summary(scenario, settings.seed, &evidence, &marks, over, violations, folder))
 }
 

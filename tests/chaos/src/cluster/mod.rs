@@ -175,6 +175,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Ends everything and waits until it is gone: what went on would find the next cluster at the same ports.
+    pub async fn end(self) {
+        self.tasks.drain(Duration::from_secs(10)).await;
+    }
+
     /// A path in its folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -286,6 +291,13 @@ impl Cluster {
         self.tasks.background("probes", async move {
             tokio::select! { () = stop.cancelled() => {}, () = probing => {} }
         });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The processes end with the tasks that supervise them.
+        self.tasks.shut_down();
     }
 }
 
