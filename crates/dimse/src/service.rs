@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use isocenter_domain::id::{AeTitle, InstanceUid, SopClassUid, TransferSyntaxUid};
+use isocenter_domain::{
+    access::Principal,
+    id::{AeTitle, InstanceUid, SopClassUid, TransferSyntaxUid},
+};
 
 use crate::StoreStatus;
 
-/// Who asks for an association. Titles are what the peer says of itself; only the address is observed.
+/// Who asks for an association. Titles are what the peer says of itself; the address is observed, and the principal proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The calling AE title.
@@ -23,6 +26,8 @@ pub struct Peer {
     pub called: AeTitle,
     /// The peer's address.
     pub address: SocketAddr,
+    /// Whom the peer's certificate names, a system of a network; `None` without TLS.
+    pub principal: Option<Principal>,
 }
 
 /// Why an association is refused: result, source and reason of A-ASSOCIATE-RJ (PS3.8 §9.3.4).

@@ -34,6 +34,9 @@ pub struct Config {
 pub struct Dicom {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where to listen with TLS besides, such as `0.0.0.0:2762`, with the certificates of the process; nowhere where absent.
+    /// `listen` may then be a loopback address.
+    pub tls_listen: Option<SocketAddr>,
     /// The AE title that peers call; `*`: any.
     pub ae_title: String,
     /// The longest PDU accepted.
@@ -91,6 +94,7 @@ impl Default for Dicom {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 11112)),
+            tls_listen: None,
             ae_title: "ISOCENTER".to_owned(),
             max_pdu: Size(128 << 10),
             max_associations: 512,
@@ -140,6 +144,7 @@ impl Dicom {
             artim: self.artim.0,
             idle: self.idle.0,
             drain: drain.0,
+            tls: None,
         })
     }
 }

@@ -28,11 +28,14 @@ mod unlisted;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use isocenter_blobs::Blobs;
 use isocenter_dimse::scp::Listener;
 use isocenter_domain::{id::NodeId, key::StudyKey, record::intake::Intake};
 use isocenter_reconcile::{Feed, Hooks, Options, Queue, Runner};
-use isocenter_runtime::{config::Period, fs::Fs, metrics::Metrics, retry::Schedule, secret::Secret, task::Tasks};
+use isocenter_runtime::{
+    config::Period, fs::Fs, metrics::Metrics, retry::Schedule, secret::Secret, task::Tasks, tls::Tls,
+};
 use isocenter_store::{
     members::Shares,
     space::Space,
@@ -53,6 +56,7 @@ use crate::{
     mover::{Mover, blocking},
     reconcile::{Completer, Source},
     scp::{Receiver, Shared},
+    sites::Sites,
     spool::Spool,
 };
 
@@ -97,6 +101,7 @@ pub struct Service {
     hooks: Hooks,
     listener: isocenter_dimse::scp::Config,
     bound: Option<Listener>,
+    secured: Option<Listener>,
     deps: Deps,
 }
 
@@ -122,7 +127,7 @@ impl Service {
         let shared = Arc::new(Shared {
             spool: spool.clone(),
             intakes: intakes.clone(),
-            mirrors: deps.mirrors.clone(),
+            sites: Sites::open(deps.mirrors.clone(), &spool)?,
             queue: Queue::new(Arc::clone(deps.tables.clock())),
             meters: meters.clone(),
             called,
@@ -140,7 +145,7 @@ impl Service {
             meters,
             compared: Mutex::new(HashMap::new()),
         });
-        Ok(Self { shared, mover, completer, hooks, listener, bound: None, deps })
+        Ok(Self { shared, mover, completer, hooks, listener, bound: None, secured: None, deps })
     }
 
     /// This node's id, the same as long as its spool lives.
@@ -166,6 +171,21 @@ impl Service {
         Ok(address)
     }
 
+    /// Binds a second DICOM listener, which speaks TLS, at `address`, and answers its address. The bounds of the first hold for it,
+    /// each for itself.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub async fn bind_tls(&mut self, address: SocketAddr, tls: Tls) -> Result<SocketAddr, Error> {
+        let failed = |source| Error::Listen { address, source };
+        let listener =
+            isocenter_dimse::scp::Config { bind: address, tls: Some(tls), ..self.listener.clone() };
+        let secured = Listener::bind(listener).await.map_err(failed)?;
+        let bound = secured.local_addr().map_err(failed)?;
+        self.secured = Some(secured);
+        Ok(bound)
+    }
+
     /// Adds the service `isocenter.v1.Ingestion`.
     pub fn routes(&self, routes: &mut tonic::service::RoutesBuilder) {
         let Deps { mirrors, tasks, .. } = &self.deps;
@@ -184,7 +204,7 @@ impl Service {
     pub async fn run(mut self) -> Result<(), Error> {
         self.bind().await?;
         self.recover().await?;
-        let Self { shared, mover, completer, hooks, bound, deps, .. } = self;
+        let Self { shared, mover, completer, hooks, bound, secured, deps, .. } = self;
         let Deps { tasks, tables, mirrors, shares, .. } = deps;
         let clock = Arc::clone(tables.clock());
         let drain = tasks.token();
@@ -195,6 +215,8 @@ impl Service {
         tasks.background("mover", run);
         let reset = reset_intakes(Arc::clone(&shared), mirrors.clone());
         tasks.background("intake reset", until(drain.clone(), reset));
+        let remember = sites::remember(mirrors.clone(), shared.spool.clone());
+        tasks.background("sites", until(drain.clone(), remember));
         let queue = Queue::new(Arc::clone(&clock));
         let source = Arc::new(Source(mirrors.clone()));
         let feed = Feed::new("studies").run(source, Arc::new(shares), queue.clone(), drain.clone());
@@ -205,9 +227,10 @@ impl Service {
         let options = Options { deadline: COMPLETION, ..Options::new("completer") };
         tasks.background("completer", Runner::new(options, hooks).run(queue, completer, drain.clone()));
 
-        if let Some(listener) = bound {
-            listener.run(Arc::new(Receiver(Arc::clone(&shared))), drain).await;
-        }
+        let listeners = [bound, secured].into_iter().flatten();
+        let receive =
+            |listener: Listener| listener.run(Arc::new(Receiver(Arc::clone(&shared))), drain.clone());
+        join_all(listeners.map(receive)).await;
         settle(&shared).await;
         moving.cancel();
         Ok(())

@@ -11,14 +11,10 @@ use isocenter_dimse::{
 use isocenter_domain::{
     id::{AeTitle, TenantId},
     key::StudyKey,
-    record::registry::Entry,
 };
 use isocenter_reconcile::Queue;
 use isocenter_runtime::{clock::Clock, task::chain};
-use isocenter_store::{
-    space::{Pressure, Space},
-    table::Mirrors,
-};
+use isocenter_store::space::{Pressure, Space};
 use parking_lot::Mutex;
 
 use crate::{
@@ -27,7 +23,7 @@ use crate::{
     ledger::Carried,
     metrics::Meters,
     mover::{GATHER, LINGER, blocking},
-    sites::{self, NoSite},
+    sites::{NoSite, Sites},
     spool::{Incoming, Origin, Ready, Spool, SpoolError},
 };
 
@@ -35,15 +31,12 @@ use crate::{
 /// acknowledged all the same: it is durable here, and the record is written when the store is back.
 const RECORD_WAIT: Duration = Duration::from_secs(2);
 
-/// How long an association waits for a registry that was never read; then the peer is told to try again.
-const REGISTRY_WAIT: Duration = Duration::from_secs(5);
-
 /// What receiving needs. One for each node.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub spool: Spool,
     pub intakes: Intakes,
-    pub mirrors: Mirrors,
+    pub sites: Sites,
     /// The mover's queue.
     pub queue: Queue<StudyKey>,
     pub meters: Meters,
@@ -72,17 +65,14 @@ impl StorageService for Receiver {
         if self.0.called.as_ref().is_some_and(|called| *called != peer.called) {
             return rejected("unknown-called-ae", Rejection::UnknownCalledAe);
         }
-        let registry = self.0.mirrors.of::<Entry>();
-        if tokio::time::timeout(REGISTRY_WAIT, registry.synced()).await.is_err() {
-            return rejected("registry-unavailable", Rejection::TemporaryCongestion);
-        }
-        match sites::find(&registry, &peer.calling) {
+        match self.0.sites.find(&peer.calling, peer.principal.as_ref().map(|p| &p.tenant)).await {
             Ok((tenant, origin)) => {
                 let shared = Arc::clone(&self.0);
                 Ok(Box::new(Association { shared, tenant, origin, carried: Arc::default() }))
             }
             Err(NoSite::Unknown) => rejected("unknown-calling-ae", Rejection::UnknownCallingAe),
             Err(NoSite::Ambiguous) => rejected("ambiguous-calling-ae", Rejection::UnknownCallingAe),
+            Err(NoSite::Unavailable) => rejected("registry-unavailable", Rejection::TemporaryCongestion),
         }
     }
 }

@@ -1,15 +1,23 @@
 //! One association, from its request to its end.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use dicom_ul::pdu::{
     AbortRQServiceProviderReason as Provider, AbortRQSource, AssociationRQ, PDataValue, PDataValueType, Pdu,
 };
-use isocenter_domain::id::{AeTitle, InstanceUid, SopClassUid};
+use isocenter_domain::{
+    access::{Principal, Role},
+    id::{AeTitle, InstanceUid, SopClassUid},
+};
+use isocenter_runtime::{
+    task::chain,
+    tls::{Certified, Protocol},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    net::TcpStream,
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,9 +61,44 @@ impl From<ChannelError> for End {
     }
 }
 
+/// The time that is left until a connection must be an association (ARTIM, PS3.8 §9.1.5).
+type Artim = Pin<Box<Sleep>>;
+
+/// Serves one connection to its end, its handshake first where the listener speaks TLS.
+pub(crate) async fn arrive(acceptor: &Acceptor, stream: TcpStream, address: SocketAddr) {
+    let mut artim = Box::pin(sleep(acceptor.config.artim));
+    let Some(tls) = &acceptor.config.tls else {
+        return serve(acceptor, stream, address, None, artim).await;
+    };
+    let handshake = tokio::select! {
+        () = acceptor.stop.cancelled() => return,
+        () = &mut artim => {
+            tracing::info!(%address, "connection closed: no TLS handshake within the ARTIM bound");
+            return;
+        }
+        handshake = tls.accept(Protocol::Dicom, stream) => handshake,
+    };
+    match handshake {
+        Ok((stream, Ok(Certified { principal, .. }))) if principal.role == Role::Network => {
+            serve(acceptor, stream, address, Some(principal), artim).await;
+        }
+        Ok((_, Ok(Certified { principal, .. }))) => {
+            let subject = principal.subject;
+            tracing::info!(%address, subject, "connection closed: not a certificate of OU=network");
+        }
+        Ok((_, Err(why))) => tracing::info!(%address, %why, "connection closed"),
+        Err(error) => tracing::info!(%address, error = chain(&error), "connection closed"),
+    }
+}
+
 /// Serves one connection to its end. Every error is handled and logged here.
-pub(crate) async fn serve<S>(acceptor: &Acceptor, stream: S, address: SocketAddr)
-where
+async fn serve<S>(
+    acceptor: &Acceptor,
+    stream: S,
+    address: SocketAddr,
+    principal: Option<Principal>,
+    mut artim: Artim,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let config = &acceptor.config;
@@ -63,10 +106,11 @@ where
     // ARTIM: on expiry the connection is closed without a word (PS3.8 §9.2.3, action AA-2).
     let requested = tokio::select! {
         () = acceptor.stop.cancelled() => return,
-        requested = timeout(config.artim, request(acceptor, &mut channel, address)) => requested,
+        () = &mut artim => Err(()),
+        requested = request(acceptor, &mut channel, address, principal) => Ok(requested),
     };
     let (established, _place) = match requested {
-        Err(_) => {
+        Err(()) => {
             tracing::info!(%address, "connection closed: no association within the ARTIM bound");
             return;
         }
@@ -105,6 +149,7 @@ async fn request<S>(
     acceptor: &Acceptor,
     channel: &mut Channel<S>,
     address: SocketAddr,
+    principal: Option<Principal>,
 ) -> Result<(Established, Place), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -118,7 +163,8 @@ where
         }
         Err(e) => return Err(Refused::Aborted(abort_reason(&e), e.to_string())),
     };
-    let peer = identify(&acceptor.config, &request, address).map_err(Refused::Rejected)?;
+    let identified = identify(&acceptor.config, &request, address, principal);
+    let peer = identified.map_err(Refused::Rejected)?;
     if acceptor.drain.is_cancelled() {
         return Err(Refused::Rejected(Rejection::TemporaryCongestion));
     }
@@ -134,14 +180,19 @@ where
     Ok((Established { peer, contexts, domain, answer }, place))
 }
 
-fn identify(config: &Config, request: &AssociationRQ, address: SocketAddr) -> Result<Peer, Rejection> {
+fn identify(
+    config: &Config,
+    request: &AssociationRQ,
+    address: SocketAddr,
+    principal: Option<Principal>,
+) -> Result<Peer, Rejection> {
     negotiate::check_protocol(request)?;
     let called = AeTitle::new(request.called_ae_title.trim()).map_err(|_| Rejection::UnknownCalledAe)?;
     if !config.ae_titles.is_empty() && !config.ae_titles.contains(&called) {
         return Err(Rejection::UnknownCalledAe);
     }
     let calling = AeTitle::new(request.calling_ae_title.trim()).map_err(|_| Rejection::UnknownCallingAe)?;
-    Ok(Peer { calling, called, address })
+    Ok(Peer { calling, called, address, principal })
 }
 
 async fn run<S>(acceptor: &Acceptor, channel: Channel<S>, established: Established)

@@ -105,7 +105,7 @@ fn start(connections: &mut JoinSet<()>, acceptor: &Arc<Acceptor>, stream: TcpStr
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let acceptor = Arc::clone(acceptor);
-    connections.spawn(async move { association::serve(&acceptor, stream, address).await });
+    connections.spawn(async move { association::arrive(&acceptor, stream, address).await });
 }
 
 /// A connection's task ends by returning; a panic is a defect of ours or of the domain, and ends that one only.

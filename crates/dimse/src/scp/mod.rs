@@ -7,6 +7,7 @@ pub(crate) mod negotiate;
 use std::{net::SocketAddr, time::Duration};
 
 use isocenter_domain::id::AeTitle;
+use isocenter_runtime::tls::Tls;
 
 pub use listener::Listener;
 
@@ -27,6 +28,9 @@ pub struct Config {
     pub idle: Duration,
     /// How long running associations may go on once the process drains; then they are aborted.
     pub drain: Duration,
+    /// Our side of TLS (PS3.15 §B.12, the BCP 195 profile; both sides show certificates); `None`: plaintext. The handshake counts
+    /// against the ARTIM bound. Whose certificate does not name a system of a network gets no association.
+    pub tls: Option<Tls>,
 }
 
 impl Config {
@@ -43,6 +47,7 @@ impl Config {
             artim: Duration::from_secs(30),
             idle: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
