@@ -212,18 +212,18 @@ fn silences(evidence: &Evidence, marks: &[Mark], over: Duration) -> Vec<(String,
     let mut silences = Vec::new();
     for (n, mark) in marks.iter().enumerate() {
         let end = marks.get(n + 1).map_or(over, |next| next.at).max(mark.at);
-        let mut longest = Duration::ZERO;
-        for times in progress.values() {
+        let mut longest = (Duration::ZERO, "");
+        for (kind, times) in &progress {
             let mut last = mark.at;
             for time in times.iter().filter(|time| **time >= mark.at) {
-                longest = longest.max(time.saturating_sub(last));
+                longest = longest.max((time.saturating_sub(last), kind));
                 last = *time;
                 if last > end {
                     break;
                 }
             }
         }
-        silences.push((mark.what.clone(), longest));
+        silences.push((format!("{} no {}", mark.what, longest.1), longest.0));
     }
     silences
 }
