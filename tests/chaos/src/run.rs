@@ -116,7 +116,7 @@ pub async fn run(scenario: Scenario, settings: &Settings) -> Result<Outcomes> {
         Some(folder) => isocenter_peers::directory::scan(folder)?.studies,
         None => Vec::new(),
     };
-    let load = Load { seed: settings.seed, rate: settings.rate, senders: 4, readers: 6, returns: 0.1, real };
+    let load = Load { seed: settings.seed, rate: settings.rate, senders: 8, readers: 6, returns: 0.1, real };
     let mut peers = Peers::start(&cluster, &load).await.context("the peers do not start")?;
     let witness = Witness::start(cluster.store().await?, peers.recorder.clone(), &cluster.tasks);
     tokio::time::sleep(WARM_UP).await;

@@ -199,7 +199,7 @@ pub(super) fn fenced(history: &History) -> Vec<Violation> {
                 leads = change.value.is_some();
             }
             if change.key == "meta/epoch" {
-                let number = change.value.as_ref().and_then(|value| epoch_of(value));
+                let number = change.value.as_ref().and_then(epoch_of);
                 findings.check(number.is_some() && number > epoch, || {
                     format!("revision {}: the epoch went from {epoch:?} to {number:?}", change.revision)
                 });

@@ -167,7 +167,6 @@ fn entries(load: &Load, receiver: &Receiver, vendor: &Vendor) -> Vec<Entry> {
         address: vendor.url(),
         receives: v1::AiReceives::Original.into(),
         max_concurrency: 2,
-        ..Default::default()
     };
     let mut entries = vec![
         Entry::Site(site),
@@ -182,7 +181,6 @@ fn entries(load: &Load, receiver: &Receiver, vendor: &Vendor) -> Vec<Entry> {
             skills: vec![any],
             site_ids: vec!["*".to_owned()],
             pool_ids: vec!["general".to_owned()],
-            ..Default::default()
         }));
     }
     entries
