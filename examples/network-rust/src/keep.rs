@@ -55,3 +55,22 @@ fn text_of(message: &ReportMessage) -> io::Result<Vec<u8>> {
     text.push(b'\n');
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_kept_once_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = ReportMessage { message_id: "ABC".into(), attempt: 1, ..ReportMessage::default() };
+        assert_eq!(keep(folder.path(), &message).unwrap(), Kept::New);
+        // It comes again, and only the count of its comings differs.
+        let again = ReportMessage { attempt: 2, ..message.clone() };
+        assert_eq!(keep(folder.path(), &again).unwrap(), Kept::Before);
+        let other = ReportMessage { accession_number: "A2".into(), ..message };
+        assert_eq!(keep(folder.path(), &other).unwrap(), Kept::Contradiction);
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["ABC.json"]);
+    }
+}

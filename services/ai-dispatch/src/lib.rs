@@ -16,9 +16,10 @@ mod vendor;
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use isocenter_blobs::Blobs;
-use isocenter_domain::key::{AiTaskKey, StudyKey};
-use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner};
+use isocenter_domain::key::{AiTaskKey, StudyKey, shard_of};
+use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner, Share as _};
 use isocenter_runtime::{secret::Secret, task::Tasks};
 use isocenter_store::{
     members::Shares,
@@ -62,8 +63,10 @@ pub struct Deps {
     pub tasks: Tasks,
     /// The network's secret, of which request ids and tokens for pixels are made.
     pub secret: Secret,
-    /// Where vendors reach this service's `FetchInstances`: `http://host:port`.
+    /// Where vendors reach this service's `FetchInstances`: `http://host:port`, or `https`.
     pub fetch_address: String,
+    /// With what services are called whose address says `https`; without it they cannot be.
+    pub tls: Option<isocenter_runtime::tls::Client>,
 }
 
 /// AI dispatch, built and not yet running. Any number of them may run over one store; each holds a service to its limit
@@ -73,6 +76,7 @@ pub struct Service {
     tasks: Work<AiTaskKey>,
     rpc: rpc::Rpc,
     metrics: Metrics,
+    gate: Gate,
     ended: CancellationToken,
 }
 
@@ -112,7 +116,7 @@ impl Service {
     /// [`Error::Config`] for settings that make no sense.
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
         config.check()?;
-        let Deps { tables, mirrors, shares, blobs, metrics, tasks, secret, fetch_address } = deps;
+        let Deps { tables, mirrors, shares, blobs, metrics, tasks, secret, fetch_address, tls } = deps;
         let metrics = Metrics::new(&metrics);
         let clock = Arc::clone(tables.clock());
         let queue = Queue::new(Arc::clone(&clock));
@@ -121,7 +125,7 @@ impl Service {
             tables,
             blobs: blobs.clone(),
             secret: secret.clone(),
-            vendors: Vendors::new(gate.clone(), tasks.clone(), Arc::clone(&clock), config.describe.0),
+            vendors: Vendors::new(gate.clone(), tasks.clone(), Arc::clone(&clock), config.describe.0, tls),
             calls: Calls::default(),
             metrics: metrics.clone(),
         };
@@ -163,7 +167,7 @@ impl Service {
         };
         let source = Arc::new(TaskSource::new(&mirrors));
         let tasks = Work { name: "ai-tasks", queue, reconciler: Arc::new(analyses), source, shares };
-        Ok(Self { studies, tasks, rpc, metrics, ended })
+        Ok(Self { studies, tasks, rpc, metrics, gate, ended })
     }
 
     /// Adds this role's gRPC service. Fetching needs no principal: the token in it is the credential.
@@ -176,8 +180,28 @@ impl Service {
     /// # Errors
     /// None so far: whatever fails is tried again.
     pub async fn run(self) -> Result<(), Error> {
-        let Self { studies, tasks, metrics, ended, .. } = self;
-        tokio::join!(studies.run(metrics.hooks.clone(), ended.clone()), tasks.run(metrics.hooks, ended));
+        let Self { studies, tasks, metrics, gate, ended, .. } = self;
+        let shares = tasks.shares.clone();
+        tokio::join!(
+            studies.run(metrics.hooks.clone(), ended.clone()),
+            tasks.run(metrics.hooks, ended.clone()),
+            review(gate, shares, ended),
+        );
         Ok(())
+    }
+}
+
+/// Has tasks leave the line when their shards go to another process.
+async fn review(gate: Gate, shares: Shares, ended: CancellationToken) {
+    let mut moved = shares.changes();
+    loop {
+        tokio::select! {
+            () = ended.cancelled() => return,
+            moved = moved.next() => match moved {
+                Some(()) => gate.review(|task| shares.owns(shard_of(task))),
+                // Membership has ended with the process.
+                None => return,
+            },
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `AiDispatch`: pixels for the service that analyses them, and how services stand.
 //!
-//! For pixels the token of the task is the credential, the whole of it: a vendor's service needs no certificate of the network and
-//! no principal. A token is made for one service and one study revision, and dies with the claim it was made for; the
+//! For pixels the token of the task is the credential, beside the certificate of the service that it was made for: in the
+//! hands of anybody else it is worth nothing. A token is made for one service and one study revision, and dies with the claim it was made for; the
 //! registry is asked besides, so that a service which may no longer receive originals gets none from that moment.
 
 pub(crate) mod services;
@@ -16,13 +16,16 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
     Kind, Kinded, Time,
+    access::{Action, Principal, authorize},
     document::Instance,
     id::{AiServiceId, TenantId},
     key::{AiTaskKey, RegistryItem, RegistryKey},
     record::{ai_task::AiTask, registry::Entry},
     refs::Digest,
 };
-use isocenter_runtime::{clock::Clock, secret::Secret, status::status, telemetry::trace};
+use isocenter_runtime::{
+    clock::Clock, principal::principal, secret::Secret, status::status, telemetry::trace,
+};
 use isocenter_store::table::Mirror;
 use isocenter_wire::v1::{
     FetchInstancesRequest, FetchInstancesResponse, GetServiceHealthRequest, GetServiceHealthResponse,
@@ -87,7 +90,8 @@ impl AiDispatch for Rpc {
         &self,
         request: Request<FetchInstancesRequest>,
     ) -> Result<Response<Self::FetchInstancesStream>, Status> {
-        let opened = self.open(request.into_inner()).await;
+        let caller = principal(&request)?;
+        let opened = self.open(&caller, request.into_inner()).await;
         if opened.is_err() {
             self.metrics.refused.inc();
         }
@@ -105,11 +109,14 @@ impl AiDispatch for Rpc {
 impl Rpc {
     async fn open(
         &self,
+        caller: &Principal,
         request: FetchInstancesRequest,
     ) -> Result<BoxStream<'static, Result<FetchInstancesResponse, Status>>, Status> {
         let now = self.clock.now();
         let (key, until) = token::verify(&self.secret, &request.fetch_token, &request.request_id, now)
             .map_err(|e| status(&e))?;
+        let action = Action::FetchPixels(key.service.clone());
+        authorize(caller, &action, &key.tenant).map_err(|denied| status(&denied))?;
         if !self.may_receive(&key).await {
             return Err(status(&token::Refused));
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use isocenter_blobs::path;
 use isocenter_domain::{
-    key::{AiTaskKey, PlanKey, ReadKey},
+    key::{AiTaskKey, PlanKey, ReadKey, shard_of},
     record::{
         ai_task::{AiFailure, AiTask, AiTaskEvent, AiTaskState, SkipReason},
         plan::Plan,
@@ -17,8 +17,11 @@ use isocenter_domain::{
     },
     refs::Digest,
 };
-use isocenter_reconcile::{Failed, Outcome, Queue, Reconciler};
-use isocenter_runtime::{task::Tasks, telemetry::trace};
+use isocenter_reconcile::{Failed, Outcome, Queue, Reconciler, Share as _};
+use isocenter_runtime::{
+    task::{Tasks, chain},
+    telemetry::trace,
+};
 use isocenter_store::{
     members::Shares,
     table::{Cause, Change, Mirror, Stored, owner_range},
@@ -212,7 +215,20 @@ impl Analyses {
         let Some(heard) = heard else { return };
         metrics.answers.with_label_values(&[service]).observe(took.as_secs_f64());
         let over = Over { attempt: call.attempt, at: clock.now(), heard };
-        self.core.calls.end(&call.key, over);
+        // At once, whoever works on the task's shard by now: its queue does not take what is another process's. Where this
+        // fails it is left to the runner, which tries again.
+        match self.record(&call.key, &over).await {
+            Ok(()) => self.core.calls.done(&call.key, call.attempt),
+            Err(e) if self.shares.owns(shard_of(&call.key)) => {
+                tracing::info!(service, error = %chain(&e), "what was heard is recorded later");
+                self.core.calls.end(&call.key, over);
+            }
+            // Whoever works on it now calls again after the claim, under the same request id.
+            Err(e) => {
+                tracing::warn!(service, error = %chain(&e), "what was heard is not recorded");
+                self.core.calls.done(&call.key, call.attempt);
+            }
+        }
         self.queue.wake(call.key);
     }
 
@@ -243,7 +259,7 @@ impl Analyses {
             Ok::<(), Error>(())
         };
         if let Err(e) = attempt.await {
-            tracing::info!(error = %isocenter_runtime::task::chain(&e), "a claim is left to lapse by itself");
+            tracing::info!(error = %chain(&e), "a claim is left to lapse by itself");
         }
     }
 

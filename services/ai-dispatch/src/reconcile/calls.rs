@@ -47,6 +47,14 @@ impl Calls {
         }
     }
 
+    /// The call ended and what was heard is recorded.
+    pub fn done(&self, key: &AiTaskKey, attempt: u32) {
+        let mut calls = self.0.lock();
+        if matches!(calls.get(key), Some(Call::Running { attempt: running, .. }) if *running == attempt) {
+            calls.remove(key);
+        }
+    }
+
     /// Whether a call is under way.
     pub fn running(&self, key: &AiTaskKey) -> bool {
         matches!(self.0.lock().get(key), Some(Call::Running { .. }))

@@ -146,6 +146,20 @@ impl Gate {
         self.wake(first);
     }
 
+    /// Tasks that are no longer this process's do not wait here, and hold up nobody who waits behind them.
+    pub fn review(&self, ours: impl Fn(&AiTaskKey) -> bool) {
+        let firsts: Vec<AiTaskKey> = {
+            let mut doors = self.doors.lock();
+            let firsts = doors.values_mut().filter_map(|door| {
+                door.line.retain(&ours);
+                door.waiting.retain(&ours);
+                door.line.front().cloned()
+            });
+            firsts.collect()
+        };
+        firsts.into_iter().for_each(|first| self.wake(Some(first)));
+    }
+
     /// How a service stands; `None` before its first task.
     pub fn view(&self, to: &To) -> Option<View> {
         let doors = self.doors.lock();
@@ -330,6 +344,23 @@ mod tests {
         let inside = [enter(&gate, &task("a", 4), 4, 70).unwrap()];
         assert_eq!(queue.len(), 3, "who comes in has the next one follow");
         assert_eq!((gate.standing(&task("a", 0)), inside.len()), (Standing::Ready, 1));
+    }
+
+    #[test]
+    fn tasks_that_go_to_another_process_hold_up_nobody() {
+        let (gate, queue) = gate();
+        let inside = enter(&gate, &task("a", 0), 1, 0).unwrap();
+        for n in 1..4 {
+            assert!(enter(&gate, &task("a", n), 1, 0).is_err());
+        }
+        gate.review(|task| task.revision == 3);
+        assert_eq!(
+            (queue.len(), gate.view(&to(&task("a", 0))).unwrap().waiting),
+            (1, 1),
+            "the first that is left looks"
+        );
+        drop(inside);
+        assert!(enter(&gate, &task("a", 3), 1, 0).is_ok());
     }
 
     #[test]

@@ -11,10 +11,14 @@ use std::{
 };
 
 use isocenter_domain::{Time, key::AiTaskKey, record::registry::AiService};
-use isocenter_runtime::{clock::Clock, task::Tasks};
+use isocenter_runtime::{
+    clock::Clock,
+    task::{Tasks, chain},
+    tls,
+};
 use isocenter_wire::v1::{CancelRequest, DescribeResponse, ai_inference_client::AiInferenceClient};
 use parking_lot::Mutex;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::{
@@ -29,11 +33,6 @@ pub(crate) struct Client {
     health: HealthClient<Channel>,
 }
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a connection is asked whether it lives, and how long it may be silent then. A service that was unplugged in
-/// the middle of a call is noticed within half a minute.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 /// How long describing itself, and taking note of a cancellation, may take.
 const SHORT_CALL: Duration = Duration::from_secs(5);
 /// How soon a service that did not describe itself, does not serve, or failed a call is asked again, at the most.
@@ -53,6 +52,7 @@ struct Shared {
     tasks: Tasks,
     clock: Arc<dyn Clock>,
     refresh: Duration,
+    tls: Option<tls::Client>,
 }
 
 struct Entry {
@@ -90,9 +90,15 @@ pub(crate) struct Vendor {
 }
 
 impl Vendors {
-    /// Wakes tasks through `gate`; believes a description for `refresh`.
-    pub fn new(gate: Gate, tasks: Tasks, clock: Arc<dyn Clock>, refresh: Duration) -> Self {
-        Self(Arc::new(Shared { entries: Mutex::default(), gate, tasks, clock, refresh }))
+    /// Wakes tasks through `gate`; believes a description for `refresh`; calls `https` addresses with `tls`.
+    pub fn new(
+        gate: Gate,
+        tasks: Tasks,
+        clock: Arc<dyn Clock>,
+        refresh: Duration,
+        tls: Option<tls::Client>,
+    ) -> Self {
+        Self(Arc::new(Shared { entries: Mutex::default(), gate, tasks, clock, refresh, tls }))
     }
 
     /// The service that is to do `key`; `None` while it is asked for the first time what it takes: the key is woken when
@@ -101,9 +107,12 @@ impl Vendors {
         let id = (key.tenant.clone(), key.service.clone());
         let now = self.0.clock.monotonic();
         let mut entries = self.0.entries.lock();
-        let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(service));
+        let entry = entries.entry(id.clone()).or_insert_with(|| Entry::new(service, self.0.tls.as_ref()));
         if entry.address != service.address {
-            *entry = Entry { waiting: std::mem::take(&mut entry.waiting), ..Entry::new(service) };
+            *entry = Entry {
+                waiting: std::mem::take(&mut entry.waiting),
+                ..Entry::new(service, self.0.tls.as_ref())
+            };
         }
         if !entry.asking && entry.ask_at.is_none_or(|at| now >= at) {
             entry.asking = true;
@@ -158,7 +167,9 @@ impl Vendors {
             entries.get(&id).filter(|e| e.address == service.address).map(|e| e.client.clone())
         };
         // Where this process has not called the service, another one has.
-        let Some(mut client) = known.unwrap_or_else(|| client(&service.address)) else { return };
+        let Some(mut client) = known.unwrap_or_else(|| client(&service.address, self.0.tls.as_ref())) else {
+            return;
+        };
         self.0.tasks.background("ai cancel", async move {
             let mut request = tonic::Request::new(CancelRequest { request_id });
             request.set_timeout(SHORT_CALL);
@@ -170,10 +181,10 @@ impl Vendors {
 }
 
 impl Entry {
-    fn new(service: &AiService) -> Self {
+    fn new(service: &AiService, tls: Option<&tls::Client>) -> Self {
         Self {
             address: service.address.clone(),
-            client: client(&service.address),
+            client: client(&service.address, tls),
             said: None,
             serving: true,
             asked_at: None,
@@ -219,22 +230,13 @@ impl Shared {
     }
 }
 
-/// Clients that connect when they are used first; `None` for what is no address.
-fn client(address: &str) -> Option<Client> {
-    let endpoint = match Endpoint::from_shared(address.to_owned()) {
-        Ok(endpoint) => endpoint,
-        Err(e) => {
-            tracing::warn!(error = %e, "an ai service is registered with an address that cannot be used");
-            return None;
-        }
-    };
-    let channel = endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1)
-        .keep_alive_while_idle(false)
-        .tcp_nodelay(true)
-        .connect_lazy();
+/// Clients that connect when they are used first, with `tls` where the address says `https`; `None` for what cannot be
+/// called.
+fn client(address: &str, tls: Option<&tls::Client>) -> Option<Client> {
+    let channel = tls::channel(address, tls).inspect_err(|e| {
+        tracing::warn!(error = %chain(e), "an ai service is registered with an address that cannot be used");
+    });
+    let channel = channel.ok()?;
     let inference = AiInferenceClient::new(channel.clone())
         .max_decoding_message_size(MAX_ANSWER)
         .max_encoding_message_size(MAX_REQUEST);

@@ -8,8 +8,11 @@ use isocenter_domain::{
     key::StudyKey,
     record::ai_task::{AiFailure, AiTask, AiTaskState, SkipReason},
 };
-use isocenter_runtime::config::Period;
-use isocenter_testkit::wait_for;
+use isocenter_runtime::{
+    config::Period,
+    tls::{Client, ClientFiles},
+};
+use isocenter_testkit::{Pki, wait_for};
 use isocenter_wire::v1::{
     AiServiceHealth, AiServiceState, GetServiceHealthRequest, GetServiceHealthResponse,
     ai_dispatch_client::AiDispatchClient,
@@ -244,4 +247,25 @@ async fn two_dispatchers_make_one_call_for_each_attempt() {
     for running in both {
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_service_behind_tls_is_called_with_our_certificate() {
+    let world = World::new().await;
+    let pki = Pki::new();
+    let (theirs, ours) = (pki.issue("O=t,OU=vendor,CN=a"), pki.issue("O=t,OU=node,CN=n1"));
+    let (vendor, address) = Vendor::start_with(&world.tasks, Some((&pki, &theirs))).await;
+    world.register("a", &address, 1, true).await;
+    let files = ClientFiles { ca: pki.ca(), cert: ours.cert, key: ours.key };
+    let without = world.start(Config { max_attempts: 1, ..config() }).await;
+    world.study(&["a"], LONG).await;
+    assert_eq!(world.settled("a").await.state, AiTaskState::Failed(AiFailure::Unavailable));
+    without.stop().await;
+    assert_eq!(vendor.state().requests.len(), 0);
+
+    let with = world.start_full(config(), Role::Developer, Some(Client::load(&files).unwrap())).await;
+    let key = another(&world, 1, LONG).await;
+    let task = settled(&world, &key).await;
+    assert!(matches!(task.state, AiTaskState::Succeeded(_)), "{task:?}");
+    with.stop().await;
 }

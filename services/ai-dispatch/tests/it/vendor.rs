@@ -2,10 +2,12 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
 use isocenter_runtime::task::Tasks;
+use isocenter_testkit::{Pair, Pki};
 use isocenter_wire::v1::{
     AiFinding, AiRefusal, AiRefusalReason, AiResult, AnalyzeRequest, AnalyzeResponse, CancelRequest,
     CancelResponse, DescribeRequest, DescribeResponse,
@@ -14,7 +16,10 @@ use isocenter_wire::v1::{
 };
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Certificate, Identity, ServerTlsConfig},
+};
 use tonic_health::server::HealthReporter;
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +71,11 @@ pub struct State {
 impl Vendor {
     /// Listens until `tasks` end; answers 0.5 to everything. Returns its address.
     pub async fn start(tasks: &Tasks) -> (Self, String) {
+        Self::start_with(tasks, None).await
+    }
+
+    /// The same; with a certificate it takes calls of those only whom the authority certified.
+    pub async fn start_with(tasks: &Tasks, tls: Option<(&Pki, &Pair)>) -> (Self, String) {
         let (health, health_service) = tonic_health::server::health_reporter();
         let vendor = Self {
             health,
@@ -77,11 +87,20 @@ impl Vendor {
         };
         vendor.describe(8, &[]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (server, ended) = (AiInferenceServer::new(vendor.clone()), tasks.token());
+        let mut builder = tonic::transport::Server::builder();
+        if let Some((pki, pair)) = tls {
+            let read = |path: &Path| std::fs::read(path).unwrap();
+            let config = ServerTlsConfig::new()
+                .identity(Identity::from_pem(read(&pair.cert), read(&pair.key)))
+                .client_ca_root(Certificate::from_pem(pki.ca_pem()));
+            builder = builder.tls_config(config).unwrap();
+        }
         tasks.background("vendor", async move {
             let incoming = TcpListenerStream::new(listener);
-            let server = tonic::transport::Server::builder().add_service(server).add_service(health_service);
+            let server = builder.add_service(server).add_service(health_service);
             tokio::select! {
                 served = server.serve_with_incoming(incoming) => served.unwrap(),
                 () = ended.cancelled() => {}

@@ -19,7 +19,7 @@ use isocenter_domain::{
     },
     refs::Digest,
 };
-use isocenter_runtime::{clock, config::Period, metrics::Metrics, secret::Secret, task::Tasks};
+use isocenter_runtime::{clock, config::Period, metrics::Metrics, secret::Secret, task::Tasks, tls};
 use isocenter_store::{
     Kv,
     embedded::{Embedded, EmbeddedOptions},
@@ -131,6 +131,11 @@ impl World {
 
     /// The same, where every caller has this role.
     pub async fn start_as(&self, config: Config, role: Role) -> Running {
+        self.start_full(config, role, None).await
+    }
+
+    /// The same, with certificates for services that want them.
+    pub async fn start_full(&self, config: Config, role: Role, tls: Option<tls::Client>) -> Running {
         let tasks = Tasks::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -144,6 +149,7 @@ impl World {
             tasks: tasks.clone(),
             secret: self.secret.clone(),
             fetch_address: address.clone(),
+            tls,
         };
         let service = Service::build(config, deps).unwrap();
         let mut routes = tonic::service::RoutesBuilder::default();

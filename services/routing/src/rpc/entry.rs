@@ -176,7 +176,7 @@ fn period(
 
 fn address(value: &str) -> Result<(), Status> {
     let uri = value.parse::<Uri>().ok().filter(|uri| {
-        uri.scheme_str() == Some("http")
+        uri.scheme_str().is_some_and(|scheme| ["http", "https"].contains(&scheme))
             && uri.host().is_some_and(|host| !host.is_empty())
             && uri.port_u16().is_some_and(|port| port != 0)
             && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
@@ -185,7 +185,7 @@ fn address(value: &str) -> Result<(), Status> {
     });
     match uri {
         Some(_) => Ok(()),
-        None => wrong("entry.ai_service.address", "is not http://host:port"),
+        None => wrong("entry.ai_service.address", "is not http://host:port or https://host:port"),
     }
 }
 

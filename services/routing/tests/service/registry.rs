@@ -172,7 +172,7 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         refused(&running, entry, field).await;
     }
     for address in
-        ["", "127.0.0.1:9000", "https://a:1", "http://a", "http://a:0", "http://a:1/x", "http://u@a:1"]
+        ["", "127.0.0.1:9000", "ftp://a:1", "http://a", "http://a:0", "http://a:1/x", "http://u@a:1"]
     {
         let entry = v1::AiService { address: address.into(), ..ai() };
         refused(&running, Entry::AiService(entry), "entry.ai_service.address").await;

@@ -14,11 +14,12 @@ use isocenter_peers::{
     synthetic::{StudyKind, Synthetic},
     vendor::conformance,
 };
-use isocenter_runtime::task::Tasks;
-use isocenter_testkit::{EtcdServer, wait_for};
+use isocenter_runtime::{task::Tasks, tls};
+use isocenter_testkit::{EtcdServer, Pki, wait_for};
 use isocenter_wire::v1::{
-    AiReceives, AiService, AiServiceHealth, GetServiceHealthRequest, ListEventsRequest,
-    ai_dispatch_client::AiDispatchClient, archive_client::ArchiveClient, registry_entry::Entry,
+    AiReceives, AiService, AiServiceHealth, DescribeRequest, GetServiceHealthRequest, ListEventsRequest,
+    ai_dispatch_client::AiDispatchClient, ai_inference_client::AiInferenceClient,
+    archive_client::ArchiveClient, registry_entry::Entry,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -184,6 +185,27 @@ async fn the_vendor_in_python_keeps_every_clause() {
     assert!(report.conforms(), "{report}\n{}", vendor.process.log());
     let judged = report.clauses.iter().filter(|clause| clause.verdict == conformance::Verdict::Pass).count();
     assert!(judged > 20, "{report}");
+}
+
+#[tokio::test]
+async fn the_vendor_in_python_takes_calls_with_a_certificate_only() {
+    let pki = Pki::new();
+    let own = pki.issue("O=default,OU=vendor,CN=python");
+    let node = pki.issue("O=default,OU=node,CN=n1");
+    let text = |path: &Path| path.display().to_string();
+    let (cert, key, ca) = (text(&own.cert), text(&own.key), text(&pki.ca()));
+    let vendor = Vendor::start(&["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca]).await;
+    let url = vendor.url().replace("http://", "https://");
+    let described = |cert: &Path, key: &Path| {
+        let files = tls::ClientFiles { ca: pki.ca(), cert: cert.to_owned(), key: key.to_owned() };
+        let channel = tls::channel(&url, Some(&tls::Client::load(&files).unwrap())).unwrap();
+        async move { AiInferenceClient::new(channel).describe(DescribeRequest {}).await }
+    };
+    let answer = described(&node.cert, &node.key).await.unwrap().into_inner();
+    assert_eq!(answer.model_id, "sample-mean-density");
+    let stranger = pki.self_signed("O=default,OU=node,CN=n2");
+    assert!(described(&stranger.cert, &stranger.key).await.is_err());
+    assert!(described(Path::new(""), Path::new("")).await.is_err());
 }
 
 #[tokio::test]
