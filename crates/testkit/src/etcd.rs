@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     time::Duration,
@@ -172,6 +173,23 @@ impl EtcdServer {
     }
 }
 
+/// The data of a cluster of one at some moment.
+#[derive(Debug)]
+pub struct Snapshot(TempDir);
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder for a copy");
+    for entry in std::fs::read_dir(from).expect("a folder to copy") {
+        let entry = entry.expect("an entry of the folder");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("a file's type").is_dir() {
+            copy_all(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("a copy of a file");
+        }
+    }
+}
+
 /// Several etcd servers that form one cluster. Their ports are reserved when the cluster starts and kept over restarts.
 #[derive(Debug)]
 pub struct EtcdCluster {
@@ -256,6 +274,44 @@ impl EtcdCluster {
         let fresh = member.data.path().join("replaced").display().to_string();
         member.args.extend(["--data-dir".to_owned(), fresh]);
         self.restart(0);
+    }
+
+    /// A copy of all that the only member has, as of now: what a snapshot is, down to the identity of the cluster.
+    ///
+    /// # Panics
+    /// Where this cluster has more than one member, or the copy cannot be made.
+    pub fn snapshot(&mut self) -> Snapshot {
+        assert_eq!(self.members.len(), 1, "only a cluster of one is copied");
+        self.kill(0);
+        let copy = TempDir::new().expect("a temporary folder");
+        copy_all(&self.members[0].data.path().join("data"), copy.path());
+        self.restart(0);
+        Snapshot(copy)
+    }
+
+    /// Puts the only member back to what it was: everything since is gone, and its revisions are given again.
+    ///
+    /// # Panics
+    /// Where the copy cannot be put back, or the member does not start.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.kill(0);
+        let data = self.members[0].data.path().join("data");
+        std::fs::remove_dir_all(&data).expect("the member's folder");
+        copy_all(snapshot.0.path(), &data);
+        self.restart(0);
+    }
+
+    /// Starts a member anew, without data, that was removed from the cluster and added again under its peer's URL.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn renew(&mut self, member: usize) {
+        self.kill(member);
+        let fresh = self.members[member].data.path().join("renewed").display().to_string();
+        // The last of two equal flags counts.
+        let more = ["--data-dir", fresh.as_str(), "--initial-cluster-state", "existing"];
+        self.members[member].args.extend(more.map(str::to_owned));
+        self.restart(member);
     }
 
     /// Starts a member that was killed and waits until it serves.

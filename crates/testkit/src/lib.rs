@@ -11,7 +11,7 @@ mod power_cut;
 mod proxy;
 mod wait;
 
-pub use etcd::{EtcdCluster, EtcdServer, Signal};
+pub use etcd::{EtcdCluster, EtcdServer, Signal, Snapshot};
 pub use netns::{Host, Network, is_allowed};
 pub use pki::{Pair, Pki, Usage, Validity};
 pub use postgres::PostgresServer;
