@@ -55,6 +55,9 @@ pub enum Error {
     /// No live study has this UID.
     #[error("no live study has this Study Instance UID; Archive.SearchStudies finds closed ones")]
     NoSuchStudy,
+    /// The registry was not read yet since this process began.
+    #[error("the registry cannot be read")]
+    Registry,
     /// Nothing of the study is in blobs yet.
     #[error("no image of the study is in blobs yet, so that there is nothing to complete")]
     NothingInBlobs,
@@ -84,7 +87,7 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Config { .. } | Self::Request { .. } | Self::Bounds { .. } => Kind::Invalid,
-            Self::Listen { .. } | Self::Ending | Self::Draining => Kind::Unavailable,
+            Self::Listen { .. } | Self::Ending | Self::Draining | Self::Registry => Kind::Unavailable,
             Self::Spool(e) => e.kind(),
             Self::Table(e) => e.kind(),
             Self::Blobs(e) => e.kind(),

@@ -148,8 +148,8 @@ impl Ledger {
         self.accounts.lock().entry(study.clone()).or_default().gate.clone()
     }
 
-    /// At most `most` instances of the study that wait to be moved.
-    pub(crate) fn batch(&self, study: &StudyKey, most: usize) -> Vec<Ready> {
+    /// At most `most` instances of the study that wait to be moved, of at most `bytes` in all, but at least one.
+    pub(crate) fn batch(&self, study: &StudyKey, most: usize, bytes: u64) -> Vec<Ready> {
         let accounts = self.accounts.lock();
         accounts
             .get(study)
@@ -158,7 +158,13 @@ impl Ledger {
                 // earlier process left came before everything.
                 let mut files: Vec<Ready> = entry.files.values().cloned().collect();
                 files.sort_by_key(|file| file.received);
-                files.truncate(most);
+                let mut sum = 0_u64;
+                let fits = |file: &Ready| {
+                    sum = sum.saturating_add(file.size);
+                    sum <= bytes
+                };
+                let fitting = files.iter().take(most).map(fits).take_while(|fits| *fits).count();
+                files.truncate(fitting.max(1));
                 files
             })
             .unwrap_or_default()

@@ -11,7 +11,7 @@ use isocenter_dimse::part10::{self, Header, InspectError};
 use isocenter_domain::{
     document::{Images, Manifest, Quarantined, Segment},
     key::StudyKey,
-    record::{intake::Intake, registry::Entry, study::Study},
+    record::{intake::Intake, study::Study},
     refs::Digest,
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
@@ -31,6 +31,10 @@ use crate::{
 
 /// Instances moved by one run: a bound on how long it takes, and on what a crash has done again.
 const BATCH: usize = 256;
+
+/// Bytes moved by one run, likewise: a copy to another file system takes seconds, not the minute after which a run counts as
+/// failed and begins anew.
+const BATCH_BYTES: u64 = 1 << 30;
 
 /// Instances moved at once: the disk syncs several together in the time of one.
 const AT_ONCE: usize = 8;
@@ -68,7 +72,8 @@ impl Reconciler for Mover {
 
     async fn reconcile(&self, study: &StudyKey) -> Result<Outcome, Failed> {
         let ledger = &self.intakes.ledger;
-        let batch = ledger.batch(study, BATCH);
+        let batch = ledger.batch(study, BATCH, BATCH_BYTES);
+        let full = batch.iter().map(|file| file.size).sum::<u64>() > BATCH_BYTES / 2;
         if batch.is_empty() {
             self.intakes.write(study, None).await?;
         } else {
@@ -83,7 +88,8 @@ impl Reconciler for Mover {
         };
         Ok(match (account.pending, account.open) {
             (0, _) => Outcome::Done,
-            (pending, open) if pending >= BATCH || open == 0 => Outcome::At(now),
+            // What did not fit into this run is already late.
+            (pending, open) if pending >= BATCH || open == 0 || full => Outcome::At(now),
             _ => Outcome::At(now.plus(GATHER)),
         })
     }
@@ -96,7 +102,7 @@ impl Mover {
 
     async fn move_batch(&self, study: &StudyKey, batch: Vec<Ready>) -> Result<(), Error> {
         // After a restart the spool is known sooner than the registry, which names the authority of patient ids.
-        self.mirrors.of::<Entry>().synced().await;
+        sites::known(&self.mirrors).await?;
         let old = self.segment(study).await?;
         let mut known = Known::default();
         if let Some(manifest) = self.manifest(study).await? {

@@ -155,9 +155,7 @@ pub(crate) fn complete(
     let bound = study.first_received_at.plus(max_assembly);
     let past = now >= bound;
     match doubt(intakes) {
-        Some(doubt) if past => {
-            Completion::Complete { evidence: Evidence::AssemblyBound, doubt: Some(doubt) }
-        }
+        Some(doubt) if past => Completion::Complete { evidence: Evidence::AssemblyBound, doubt: Some(doubt) },
         Some(_) => Completion::Wait(Some(bound)),
         None if intakes.iter().all(|(_, intake)| intake.segment.is_none()) && study.revision == 0 => {
             Completion::Wait(None)

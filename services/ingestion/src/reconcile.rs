@@ -98,8 +98,7 @@ impl Reconciler for Completer {
 
 impl Completer {
     async fn look(&self, key: &StudyKey) -> Result<Outcome, Error> {
-        // The site's own times and authority count from the first look after a start on.
-        self.mirrors.of::<Entry>().synced().await;
+        sites::known(&self.mirrors).await?;
         let Some(study) = self.tables.load::<Study>(key).await? else { return Ok(Outcome::Done) };
         let (intakes, at) = self.tables.list::<Intake>(&intakes_of(key)).await?;
         let listed = Listed::new(&study, intakes.iter(), at);
@@ -114,7 +113,8 @@ impl Completer {
                     Completion::Wait(None) => Ok(Outcome::Done),
                     Completion::Wait(Some(until)) => Ok(Outcome::At(until)),
                     Completion::Complete { evidence, doubt } => {
-                        let ending = Ending { evidence, doubt, cause: Cause::role(ROLE), released: Vec::new() };
+                        let ending =
+                            Ending { evidence, doubt, cause: Cause::role(ROLE), released: Vec::new() };
                         match self.complete(&study, &listed, ending).await {
                             Ok(_) | Err(Error::NothingInBlobs) => Ok(Outcome::Done),
                             Err(e) => Err(e),

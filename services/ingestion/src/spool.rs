@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! {spool}/node                    this node's id, a UUID
+//! {spool}/sites                   whose devices these are, for a start while the store is away: see `sites.rs`
 //! {spool}/incoming/{uuid}         being received; emptied at every start
 //! {spool}/ready/…                 whole, checked, durable: see `spool/name.rs`
 //! ```
@@ -165,6 +166,19 @@ impl Spool {
         Ok(found)
     }
 
+    /// The sites that were remembered; empty where none were.
+    pub(crate) fn sites(&self) -> Result<Vec<u8>, SpoolError> {
+        match self.0.fs.read(&self.0.root.join("sites")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.map_err(SpoolError::io("read")),
+        }
+    }
+
+    /// Remembers the sites, durably.
+    pub(crate) fn remember_sites(&self, content: &[u8]) -> Result<(), SpoolError> {
+        replace(&*self.0.fs, &self.0.root, "sites", content)
+    }
+
     /// Begins to receive an instance.
     pub(crate) fn begin(
         &self,
@@ -233,16 +247,21 @@ pub fn node_id(fs: &dyn Fs, root: &Path) -> Result<NodeId, SpoolError> {
         Err(e) => return Err(SpoolError::io("read")(e)),
     }
     let text = random::uuid_v7().to_string();
-    let new = root.join("node.new");
+    replace(fs, root, "node", text.as_bytes())?;
+    NodeId::new(&text).map_err(SpoolError::Node)
+}
+
+/// Writes a whole small file of the spool, durably: it is the old one or the new one.
+fn replace(fs: &dyn Fs, root: &Path, name: &str, content: &[u8]) -> Result<(), SpoolError> {
+    let new = root.join(format!("{name}.new"));
     match fs.remove(&new) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SpoolError::io("removed")(e)),
         Ok(()) | Err(_) => {}
     }
     let mut file = fs.create_new(&new).map_err(SpoolError::io("created"))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync()).map_err(SpoolError::io("written"))?;
-    fs.rename(&new, &path).map_err(SpoolError::io("renamed"))?;
-    fs.sync_dir(root).map_err(SpoolError::io("synced"))?;
-    NodeId::new(&text).map_err(SpoolError::Node)
+    file.write_all(content).and_then(|()| file.sync()).map_err(SpoolError::io("written"))?;
+    fs.rename(&new, &root.join(name)).map_err(SpoolError::io("renamed"))?;
+    fs.sync_dir(root).map_err(SpoolError::io("synced"))
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ fn read(bytes: &[u8], sha256: Digest) -> Result<(Header, File), InspectError> {
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let header = part10::inspect_reader(Cursor::new(bytes), Some(size))?;
     let meta = FileMeta::read(&mut &*bytes)?;
-    let data_set = usize::try_from(meta.data_set_offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+    let data_set =
+        usize::try_from(meta.data_set_offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
     Ok((header, File { size, sha256, data_set: Digest::of(data_set) }))
 }

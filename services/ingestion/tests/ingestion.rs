@@ -5,61 +5,33 @@ mod world;
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use isocenter_blobs::{Blobs, path};
+use isocenter_blobs::path;
 use isocenter_dimse::{
     Scu, StoreStatus,
     part10::FileMeta,
-    scu::{ProposedContext, ScuError, Source},
+    scu::{ScuError, Source},
 };
 use isocenter_domain::{
-    access::{Principal, Role},
     document::{Images, Manifest},
-    id::{AeTitle, NodeId, TenantId},
-    key::{IntakeKey, RegistryItem, RegistryKey, StudyKey},
+    key::IntakeKey,
     record::{
         intake::Intake,
-        registry::{Entry, Site},
         study::{Evidence, Study, StudyState},
     },
     refs::Digest,
 };
-use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service, spool::Spool};
-use isocenter_peers::{
-    LOOPBACK,
-    study::{Content, Instance},
-    synthetic::{StudyKind, Synthetic, SyntheticStudy},
-};
-use isocenter_runtime::{
-    clock,
-    config::{Period, Size},
-    fs,
-    metrics::Metrics,
-    random::Seeded,
-    secret::Secret,
-    task::Tasks,
-    telemetry::testing::TestSpans,
-};
-use isocenter_store::{
-    embedded::{Embedded, EmbeddedOptions},
-    faulty::{Faults, FaultyStore},
-    members::Shares,
-    space::Space,
-    table::{Cause, Mirrors, Tables},
-};
+use isocenter_ingestion::{Dicom, spool::Spool};
+use isocenter_peers::{LOOPBACK, synthetic::StudyKind};
+use isocenter_runtime::{config::Size, fs, secret::Secret, telemetry::testing::TestSpans};
+use isocenter_store::{faulty::Faults, table::Cause};
 use isocenter_testkit::{NoSyncFs, PowerCutFs, wait_for};
-use isocenter_wire::{
-    document::Stored as _,
-    v1::{self, ingestion_client::IngestionClient},
-};
-use tempfile::TempDir;
-use tonic::service::{Routes, RoutesBuilder, interceptor::InterceptedService};
+use isocenter_wire::{document::Stored as _, v1};
 
 use crate::world::*;
 

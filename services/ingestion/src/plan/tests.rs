@@ -90,6 +90,9 @@ proptest! {
         match complete(&study(), &intakes, at(now), QUIET, BOUND) {
             Completion::Wait(Some(until)) => prop_assert!(until > at(now) && until <= at(100).plus(BOUND)),
             Completion::Wait(None) => prop_assert!(false, "something is in blobs"),
+            Completion::Complete { evidence: Evidence::Released, .. } => {
+                prop_assert!(false, "nobody released it");
+            }
             Completion::Complete { evidence: Evidence::QuietPeriod, doubt } => {
                 prop_assert!(all_settled && doubt.is_none());
                 prop_assert!(nodes.iter().all(|(_, _, last)| now >= last + 10));

@@ -23,11 +23,11 @@ use isocenter_domain::{
     record::{
         intake::Intake,
         registry::{Entry, Site},
-        study::{Evidence, Study, StudyState},
+        study::{Study, StudyState},
     },
     refs::Digest,
 };
-use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service, spool::Spool};
+use isocenter_ingestion::{Assembly, Config, Deps, Dicom, Service};
 use isocenter_peers::{
     LOOPBACK,
     study::{Content, Instance},
@@ -41,20 +41,17 @@ use isocenter_runtime::{
     random::Seeded,
     secret::Secret,
     task::Tasks,
-    telemetry::testing::TestSpans,
 };
 use isocenter_store::{
+    Kv,
     embedded::{Embedded, EmbeddedOptions},
     faulty::{Faults, FaultyStore},
     members::Shares,
     space::Space,
     table::{Cause, Mirrors, Tables},
 };
-use isocenter_testkit::{NoSyncFs, PowerCutFs, wait_for};
-use isocenter_wire::{
-    document::Stored as _,
-    v1::{self, ingestion_client::IngestionClient},
-};
+use isocenter_testkit::wait_for;
+use isocenter_wire::{document::Stored as _, v1::ingestion_client::IngestionClient};
 use tempfile::TempDir;
 use tonic::service::{Routes, RoutesBuilder, interceptor::InterceptedService};
 
@@ -92,7 +89,11 @@ impl World {
         let store = Embedded::open(EmbeddedOptions::new(folder.path().join("store"))).await.unwrap();
         let rng = Seeded::fresh();
         println!("seed of the store's faults: {}", rng.seed());
-        let store = Arc::new(FaultyStore::new(Arc::new(store), Faults::default(), rng));
+        Self::over(folder, Arc::new(store), rng).await
+    }
+
+    pub async fn over(folder: TempDir, store: Arc<dyn Kv>, rng: Seeded) -> Self {
+        let store = Arc::new(FaultyStore::new(store, Faults::default(), rng));
         let secret = Secret::new([1; 32]);
         let cell = "cell".parse().unwrap();
         let tables =
@@ -121,7 +122,24 @@ impl World {
         self.node_with(self.spool(spool), fs::os(), dicom, Duration::from_secs(60)).await
     }
 
-    pub async fn node_with(&self, spool: PathBuf, fs: Arc<dyn fs::Fs>, dicom: Dicom, bound: Duration) -> Node {
+    pub async fn node_with(
+        &self,
+        spool: PathBuf,
+        fs: Arc<dyn fs::Fs>,
+        dicom: Dicom,
+        bound: Duration,
+    ) -> Node {
+        self.node_over(spool, fs, dicom, bound, Space::unlimited()).await
+    }
+
+    pub async fn node_over(
+        &self,
+        spool: PathBuf,
+        fs: Arc<dyn fs::Fs>,
+        dicom: Dicom,
+        bound: Duration,
+        space: Space,
+    ) -> Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let config = Config {
             spool,
@@ -133,7 +151,7 @@ impl World {
             tables: self.tables.clone(),
             mirrors: Mirrors::new(self.tables.clone(), &tasks),
             shares: Shares::all(),
-            space: Space::unlimited(),
+            space,
             blobs: self.blobs.clone(),
             fs,
             metrics: metrics.clone(),
@@ -208,7 +226,14 @@ impl Node {
         &self,
         tenant: TenantId,
     ) -> IngestionClient<InterceptedService<Routes, impl tonic::service::Interceptor + use<>>> {
-        let principal = Principal { subject: "dev".into(), tenant, role: Role::Developer };
+        self.client_of(Principal { subject: "dev".into(), tenant, role: Role::Developer })
+    }
+
+    /// The same of any caller.
+    pub fn client_of(
+        &self,
+        principal: Principal,
+    ) -> IngestionClient<InterceptedService<Routes, impl tonic::service::Interceptor + use<>>> {
         IngestionClient::with_interceptor(self.routes.clone(), move |mut request: tonic::Request<()>| {
             request.extensions_mut().insert(principal.clone());
             Ok(request)
@@ -258,4 +283,3 @@ pub fn files_below(folder: &Path) -> usize {
     };
     entries.map(|entry| below(entry.unwrap())).sum()
 }
-

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod alerts;
 mod bad_input;
 mod bad_peers;
 mod cli;
@@ -12,6 +13,7 @@ mod interop;
 mod network;
 mod privacy;
 mod real_input;
+mod security;
 mod receiving;
 mod telemetry;
 mod vendor;
