@@ -7,9 +7,10 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
 use isocenter_domain::id::{CellId, TenantId};
 use isocenter_runtime::{
-    config::{Period, load_yaml},
-    telemetry,
+    config::{Period, Size, load_yaml},
+    server, telemetry, tls,
 };
+use isocenter_store::{Access, Login, TlsFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub struct Config {
     pub roles: Vec<Role>,
     /// `embedded:FOLDER` (one process, locked) or `etcd://host:port,…`.
     pub store: String,
-    /// `sqlite:FILE`.
+    /// `sqlite:FILE`, or `postgres://user@host/database`.
     pub records: String,
     /// A folder; in a cluster one that every node shares.
     pub blobs: PathBuf,
@@ -42,6 +43,12 @@ pub struct Config {
     pub health: SocketAddr,
     /// What other roles and vendors dial, `host:port`; the bound address where empty.
     pub advertise: String,
+    /// TLS on `listen`, with certificates of both sides; without it `listen` must be a loopback address.
+    pub tls: tls::Files,
+    /// How much `listen` takes on from whom.
+    pub limits: server::Limits,
+    /// With what this process shows etcd who it is.
+    pub etcd: Etcd,
     /// How studies are assembled, where their site says nothing.
     pub study: isocenter_ingestion::Assembly,
     /// 32 bytes, the same on all nodes; generated where absent.
@@ -90,6 +97,77 @@ impl Role {
         Self::ReportDelivery,
         Self::Archive,
     ];
+
+    /// The role as settings, keys and messages spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Ingestion => "ingestion",
+            Self::Routing => "routing",
+            Self::AiDispatch => "ai-dispatch",
+            Self::ReaderAssignment => "reader-assignment",
+            Self::ReportDelivery => "report-delivery",
+            Self::Archive => "archive",
+        }
+    }
+
+    /// The services of `isocenter.v1` that the role serves.
+    #[must_use]
+    pub const fn services(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &[],
+            Self::Ingestion => &["Ingestion"],
+            Self::Routing => &["Routing", "Registry"],
+            Self::AiDispatch => &["AiDispatch"],
+            Self::ReaderAssignment => &["ReaderAssignment"],
+            Self::ReportDelivery => &["ReportDelivery"],
+            Self::Archive => &["Archive"],
+        }
+    }
+}
+
+/// How etcd is reached, besides its address. Empty paths and names are absent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Etcd {
+    /// The authority of the members' certificates; with it the connections are TLS.
+    pub ca: PathBuf,
+    /// Our certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// A user of etcd.
+    pub user: String,
+    /// A file with the user's password.
+    pub password_file: PathBuf,
+    /// The members' `--quota-backend-bytes`.
+    pub quota: Size,
+}
+
+impl Default for Etcd {
+    fn default() -> Self {
+        Self {
+            ca: PathBuf::new(),
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+            user: String::new(),
+            password_file: PathBuf::new(),
+            quota: Size(2 << 30),
+        }
+    }
+}
+
+impl Etcd {
+    /// For [`isocenter_store::open_with`].
+    pub fn access(&self) -> Access {
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        let identity = given(&self.cert).then(|| (self.cert.clone(), self.key.clone()));
+        let tls = given(&self.ca).then(|| TlsFiles { ca: self.ca.clone(), identity });
+        let password_file = self.password_file.clone();
+        let login = (!self.user.is_empty()).then(|| Login { user: self.user.clone(), password_file });
+        Access { tls, login, quota_bytes: Some(self.quota.0) }
+    }
 }
 
 /// Logs and traces.
@@ -136,6 +214,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             health: SocketAddr::from(([127, 0, 0, 1], 8081)),
             advertise: String::new(),
+            tls: tls::Files::default(),
+            limits: server::Limits::default(),
+            etcd: Etcd::default(),
             study: isocenter_ingestion::Assembly::default(),
             secret_file: "/var/lib/isocenter/network.key".into(),
             read: isocenter_reader_assignment::Config::default(),
@@ -320,21 +401,43 @@ fn help(path: &str) -> &'static str {
             "Roles to run: all, or some of ingestion,routing,ai-dispatch,reader-assignment,report-delivery,archive"
         }
         "store" => "Live records: embedded:FOLDER (one process) or etcd://host:port,…",
-        "records" => "History: sqlite:FILE",
+        "records" => "History: sqlite:FILE or postgres://user@host/database",
         "blobs" => "Pixels, manifests, report texts: a folder",
         "spool" => "Instances between acknowledgement and blobs: this node's own folder",
         "cell" => "The cell that the store is",
         "tenant" => "The tenant of callers on loopback",
         "dicom.listen" => "Where DICOM is received",
+        "dicom.tls_listen" => "Where DICOM is received over TLS besides, such as 0.0.0.0:2762; nowhere where absent",
         "dicom.ae_title" => "The called AE title; * takes any",
         "dicom.max_pdu" => "The longest PDU taken",
         "dicom.max_associations" => "Associations at once; more are asked to come again",
         "dicom.artim" => "How long an association may take to be requested",
         "dicom.idle" => "How long an association may be silent",
+        "dicom.max_pending" => "Beyond this many instances that wait for blobs or the store further ones are refused (A700)",
+        "dicom.ack" => "What a success stands for: spool (on this node's disk) or blobs (there besides)",
         "dicom.min_free" => "Below this free space instances are refused for now (A700)",
         "listen" => "gRPC and /metrics; plaintext, so loopback only",
         "health" => "grpc.health.v1 and /healthz",
         "advertise" => "What other roles and AI vendors dial, host:port; the bound address where empty",
+        "tls.cert" => "Our certificate and its chain, PEM; O=<tenant>, OU=node, CN=<name>; for server and client",
+        "tls.key" => "The private key of tls.cert, PEM",
+        "tls.client_ca" => "The authorities of callers and of our other processes, PEM",
+        "tls.crl" => "Revocation lists of those authorities, PEM; none where empty",
+        "tls.server_ca" => "The authorities of servers that we call; those of tls.client_ca where empty",
+        "limits.connections" => "Connections at once",
+        "limits.connections_per_peer" => "Connections at once from one address",
+        "limits.calls_per_caller" => "Calls under way at once of one principal",
+        "limits.streams" => "Calls under way at once on one connection",
+        "limits.headers" => "The longest headers of a call",
+        "limits.handshake" => "How long a connection may take to its first call",
+        "limits.idle" => "How long a connection may be without a call",
+        "limits.age" => "A connection older than this is asked to be made anew, so that calls spread",
+        "etcd.ca" => "The authority of etcd's certificates, PEM; plaintext where empty",
+        "etcd.cert" => "Our certificate for etcd, PEM",
+        "etcd.key" => "The private key of etcd.cert, PEM",
+        "etcd.user" => "A user of etcd; not needed where etcd.cert names one",
+        "etcd.password_file" => "A file with the password of etcd.user",
+        "etcd.quota" => "The members' --quota-backend-bytes: at half of it the alarm is raised, at 70 % intake is refused",
         "study.quiet_period" => "A study is whole when no image came for this long; a site may say otherwise",
         "study.max_assembly" => "The longest that assembling may take; a site may say otherwise",
         "secret_file" => "The network's secret, 32 bytes, the same on all nodes; made where absent",
@@ -345,6 +448,8 @@ fn help(path: &str) -> &'static str {
         "ai.first_retry" => "The pause after a first failed call; it doubles",
         "ai.max_retry" => "The longest pause between calls",
         "ai.describe" => "How long a service's description of itself is believed",
+        "ai.breaker.failures" => "How many failed calls in a row have a service left alone",
+        "ai.breaker.open" => "How long it is left alone, before one call shows whether it is well",
         "delivery.hl7_ack_timeout" => "How long a receiver may take to acknowledge",
         "delivery.first_retry" => "The pause after a first failed attempt; it doubles",
         "delivery.max_retry" => "The longest pause between attempts",

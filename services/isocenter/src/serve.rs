@@ -69,6 +69,8 @@ pub async fn run(args: ServeArgs) -> Result<ExitCode> {
 pub struct Running {
     /// DICOM, where ingestion runs.
     pub dicom: Option<SocketAddr>,
+    /// DICOM over TLS, where it is asked for.
+    pub dicom_tls: Option<SocketAddr>,
     /// gRPC and `/metrics`.
     pub listen: SocketAddr,
     /// Probes.
@@ -85,12 +87,17 @@ impl Running {
     fn addresses(&self) -> String {
         let mut addresses = serde_json::Map::new();
         let dicom = self.dicom.map(|address| ("dicom", address));
-        for (name, address) in dicom.into_iter().chain([("listen", self.listen), ("health", self.health)]) {
+        let secured = self.dicom_tls.map(|address| ("dicom_tls", address));
+        let served = [("listen", self.listen), ("health", self.health)];
+        for (name, address) in dicom.into_iter().chain(secured).chain(served) {
             addresses.insert(name.into(), address.to_string().into());
         }
         serde_json::Value::Object(addresses).to_string()
     }
 }
+
+/// Where DICOM is received: plaintext, and over TLS.
+type Dicom = (Option<SocketAddr>, Option<SocketAddr>);
 
 /// What the roles share.
 struct Shared {
@@ -145,7 +152,7 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         tls,
         advertise,
     };
-    let (routes, dicom) = roles(config, &shared).await?;
+    let (routes, (dicom, dicom_tls)) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
     let directory = Arc::new(Directory::new(shared.members.clone()));
     let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
@@ -157,7 +164,7 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         drop(presence);
     });
     drop(starting);
-    Ok(Running { dicom, listen, health, readiness, metrics: shared.metrics, tables: shared.tables })
+    Ok(Running { dicom, dicom_tls, listen, health, readiness, metrics: shared.metrics, tables: shared.tables })
 }
 
 /// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that
@@ -170,7 +177,7 @@ async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<
         let mut reached = None;
         let cell = config.cell_id()?;
         let opened = async {
-            let kv = isocenter_store::open(&config.store).await?;
+            let kv = isocenter_store::open_with(&config.store, &config.etcd.access()).await?;
             reached = Some(Arc::clone(&kv));
             Tables::open(kv, Arc::clone(&clock), cell.clone(), secret).await
         };
@@ -236,7 +243,7 @@ fn node_options(config: &Config, advertise: &str) -> Result<NodeOptions> {
 }
 
 /// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
-async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<SocketAddr>)> {
+async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Dicom)> {
     let mut routes = RoutesBuilder::default();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(isocenter_wire::DESCRIPTORS)
@@ -249,11 +256,11 @@ async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<Socke
         tenant: config.tenant_id()?,
         drain: config.shutdown.drain.0,
     }));
-    let mut dicom = None;
+    let mut dicom = (None, None);
     for role in Role::EACH.into_iter().filter(|role| config.runs(*role)) {
         match role {
             Role::All => {}
-            Role::Ingestion => dicom = Some(ingestion(config, shared, &mut routes).await?),
+            Role::Ingestion => dicom = ingestion(config, shared, &mut routes).await?,
             Role::Routing => routing(shared, &mut routes)?,
             Role::AiDispatch => ai_dispatch(config, shared, &mut routes)?,
             Role::ReaderAssignment => reader_assignment(config, shared, &mut routes)?,
@@ -264,7 +271,7 @@ async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Option<Socke
     Ok((routes.routes(), dicom))
 }
 
-async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<SocketAddr> {
+async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<Dicom> {
     let settings = isocenter_ingestion::Config {
         spool: config.spool.clone(),
         dicom: config.dicom.clone(),
@@ -283,10 +290,18 @@ async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder)
         secret: shared.secret.clone(),
     };
     let mut service = isocenter_ingestion::Service::build(settings, deps)?;
-    let address = service.bind().await?;
+    let plain = service.bind().await?;
+    let secured = match (config.dicom.tls_listen, &shared.tls) {
+        (None, _) => None,
+        (Some(address), Some(tls)) => Some(service.bind_tls(address, tls.clone()).await?),
+        (Some(_), None) => {
+            let why = "dicom.tls_listen: DICOM over TLS needs tls.cert, tls.key and tls.client_ca";
+            return Err(output::Usage(why.into()).into());
+        }
+    };
     service.routes(routes);
     shared.tasks.essential("ingestion", service.run());
-    Ok(address)
+    Ok((Some(plain), secured))
 }
 
 fn routing(shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
