@@ -52,6 +52,7 @@ impl Network {
                 mllp: receiver.address().to_string(),
                 receiving_application: "RIS".into(),
                 receiving_facility: "BENCH".into(),
+                ..Destination::default()
             }),
         ] {
             put(&mut client, entry).await?;
@@ -110,10 +111,6 @@ pub async fn send_steadily(dicom: SocketAddr, rate: f64, studies: u32) -> Result
     let mut sending = tokio::task::JoinSet::new();
     for _ in 0..studies {
         tick.tick().await;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the set owns the task, and every task is joined below"
-        )]
         sending.spawn(send(dicom));
     }
     while let Some(sent) = sending.join_next().await {
