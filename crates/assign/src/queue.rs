@@ -203,20 +203,20 @@ impl Queue {
     pub fn parked(&self, readers: &[ReaderProfile]) -> Vec<Parked> {
         let mut parked = Vec::new();
         for (needs, bucket) in &self.buckets {
-            let judged: Vec<_> =
-                readers.iter().map(|reader| (reader, filter::suitable(needs, reader))).collect();
+            // What refuses is the same for every read of a bucket, but for who gave the read back.
+            let (mut suited, mut refused) = (Vec::new(), BTreeMap::new());
+            for reader in readers {
+                match filter::suitable(needs, reader) {
+                    Ok(()) => suited.push(&reader.id),
+                    Err(rejection) => *refused.entry(rejection).or_insert(0) += 1,
+                }
+            }
             for key in bucket {
-                let mut why = BTreeMap::new();
-                let nobody = judged.iter().all(|(reader, suitable)| {
-                    let refused = match suitable {
-                        Err(rejection) => *rejection,
-                        Ok(()) if self.excludes(&key.read, &reader.id) => Rejection::Excluded,
-                        Ok(()) => return false,
-                    };
-                    *why.entry(refused).or_insert(0) += 1;
-                    true
-                });
-                if nobody {
+                if suited.iter().all(|reader| self.excludes(&key.read, reader)) {
+                    let mut why = refused.clone();
+                    if !suited.is_empty() {
+                        why.insert(Rejection::Excluded, suited.len());
+                    }
                     parked.push(Parked { read: key.read.clone(), why: why.into_iter().collect() });
                 }
             }
