@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long, env = "ISOCENTER_CHAOS_SEED")]
     seed: Option<u64>,
     /// How long each play lasts, in seconds.
-    #[arg(long, env = "ISOCENTER_CHAOS_SECONDS", default_value_t = 60)]
+    #[arg(long, env = "ISOCENTER_CHAOS_SECONDS", default_value_t = 30)]
     seconds: u64,
     /// Studies per second.
     #[arg(long, default_value_t = 20.0)]

@@ -41,6 +41,10 @@ pub enum Scenario {
     Quorum,
     /// History is compacted while a process's watches are cut off.
     Compaction,
+    /// Members without data take the place of others.
+    ReplaceMembers,
+    /// Members are defragmented, one after another, which blocks each.
+    Defrag,
     /// etcd's quota is used up, and made free again.
     NoSpace,
     /// PostgreSQL is killed, and stays away.
@@ -81,6 +85,8 @@ impl Scenario {
             Self::PartClients,
             Self::Quorum,
             Self::Compaction,
+            Self::ReplaceMembers,
+            Self::Defrag,
             Self::NoSpace,
             Self::Postgres,
             Self::PostgresCut,
@@ -113,6 +119,8 @@ impl Scenario {
             Self::PartClients => "part-clients".to_owned(),
             Self::Quorum => "quorum".to_owned(),
             Self::Compaction => "compaction".to_owned(),
+            Self::ReplaceMembers => "replace-members".to_owned(),
+            Self::Defrag => "defrag".to_owned(),
             Self::NoSpace => "no-space".to_owned(),
             Self::Postgres => "postgres".to_owned(),
             Self::PostgresCut => "postgres-cut".to_owned(),
@@ -190,6 +198,8 @@ impl Scenario {
                 Self::PartClients => stage.part_clients().await,
                 Self::Quorum => stage.quorum().await?,
                 Self::Compaction => stage.compaction().await?,
+                Self::ReplaceMembers => stage.replace_members().await?,
+                Self::Defrag => stage.defrag().await?,
                 Self::NoSpace => stage.no_space().await?,
                 Self::Postgres => stage.postgres().await?,
                 Self::PostgresCut => stage.postgres_cut().await,

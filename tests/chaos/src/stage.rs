@@ -154,6 +154,24 @@ impl Stage<'_> {
         Ok(())
     }
 
+    pub(crate) async fn replace_members(&mut self) -> Result<()> {
+        let size = self.cluster.members.size() as u64;
+        let member = usize::try_from(self.rng.range(0..size))?;
+        self.mark(format!("replace member {member}"));
+        self.cluster.members.replace(member).await?;
+        self.breathe().await;
+        Ok(())
+    }
+
+    pub(crate) async fn defrag(&mut self) -> Result<()> {
+        for member in 0..self.cluster.members.size() {
+            self.mark(format!("defragment member {member}"));
+            self.cluster.members.ctl(Some(member), &["defrag"]).await?;
+            self.breathe().await;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn freeze_leader(&mut self) -> Result<()> {
         let leader = self.leader().await?;
         self.freeze(&leader).await;

@@ -37,6 +37,8 @@ struct Member {
     client: SocketAddr,
     peer: SocketAddr,
     child: Option<Child>,
+    /// How often it was replaced by one without data.
+    replaced: u32,
 }
 
 impl Members {
@@ -57,7 +59,13 @@ impl Members {
         };
         let members = addresses.into_iter().enumerate();
         let members = members
-            .map(|(n, (client, peer))| Member { name: format!("m{n}"), client, peer, child: None })
+            .map(|(n, (client, peer))| Member {
+                name: format!("m{n}"),
+                client,
+                peer,
+                child: None,
+                replaced: 0,
+            })
             .collect();
         let mut started = Self { folder: folder.to_owned(), members, network, quota, generation: 0 };
         for member in 0..size {
@@ -169,6 +177,7 @@ impl Members {
             self.kill(member).await;
         }
         self.generation += 1;
+        self.members.iter_mut().for_each(|member| member.replaced = 0);
         for member in 0..self.members.len() {
             let (data, token) = (self.data(member), self.token());
             let own = &self.members[member];
@@ -184,6 +193,27 @@ impl Members {
         self.serving().await
     }
 
+    /// Puts a member without data in the place of another, as where a disk was lost.
+    ///
+    /// # Errors
+    /// If `etcdctl` refuses, or the new member does not start.
+    pub async fn replace(&mut self, member: usize) -> Result<()> {
+        let other = (member + 1) % self.members.len();
+        self.kill(member).await;
+        let list = self.ctl(Some(other), &["member", "list", "-w", "json"]).await?;
+        let list: serde_json::Value = serde_json::from_str(&list)?;
+        let name = self.members[member].name.clone();
+        let listed =
+            list["members"].as_array().into_iter().flatten().find(|one| one["name"] == name.as_str());
+        let id = listed.and_then(|one| one["ID"].as_u64()).context("the member is listed")?;
+        self.ctl(Some(other), &["member", "remove", &format!("{id:x}")]).await?;
+        let peer = format!("--peer-urls=http://{}", self.members[member].peer);
+        self.ctl(Some(other), &["member", "add", &name, &peer]).await?;
+        self.members[member].replaced += 1;
+        self.run(member)?;
+        self.serving().await
+    }
+
     fn command(&self, n: usize) -> Result<Command> {
         let member = &self.members[n];
         let log = self.folder.join(format!("etcd-{}.log", member.name));
@@ -196,6 +226,9 @@ impl Members {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &self.initial(), "--initial-cluster-token", &self.token()]);
+        if member.replaced > 0 {
+            command.args(["--initial-cluster-state", "existing"]);
+        }
         command.args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"]);
         command.args(["--log-outputs", "stderr", "--log-level", "warn"]);
         if let Some(quota) = self.quota {
@@ -206,7 +239,8 @@ impl Members {
     }
 
     fn data(&self, member: usize) -> PathBuf {
-        self.folder.join(format!("etcd-{}.{}", self.members[member].name, self.generation))
+        let Member { name, replaced, .. } = &self.members[member];
+        self.folder.join(format!("etcd-{name}.{}.{replaced}", self.generation))
     }
 
     fn token(&self) -> String {
