@@ -1,8 +1,12 @@
 //! What can go wrong here.
 
+use std::sync::Arc;
+
 use isocenter_domain::{Kind, Kinded, record::Illegal};
 use isocenter_store::table::TableError;
 use isocenter_wire::error::Undecodable;
+
+use crate::records::Schema;
 
 /// Why the archive could not be built, or could not do its work now.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +31,15 @@ pub enum Error {
     /// The records (SQL) do not answer or refuse.
     #[error("the records database failed")]
     Records(#[from] sqlx::Error),
-    /// The records' tables could not be brought up to date.
-    #[error("the records database could not be migrated")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The records (SQL) are not reached, and why.
+    #[error("the records do not serve now: {0}")]
+    Unserved(Arc<str>),
+    /// The records' tables are not those that this build works on.
+    #[error("{0}")]
+    Schema(Schema),
+    /// The records are being made again already.
+    #[error("the records are being made again already; wait until that is over")]
+    Rebuilding,
     /// A document or a record in one cannot be understood.
     #[error("{what} cannot be understood")]
     Undecodable {
@@ -67,7 +77,8 @@ impl Kinded for Error {
                 | sqlx::Error::RowNotFound => Kind::Internal,
                 _ => Kind::Unavailable,
             },
-            Self::Migrate(_) => Kind::FailedPrecondition,
+            Self::Unserved(_) => Kind::Unavailable,
+            Self::Schema(_) | Self::Rebuilding => Kind::FailedPrecondition,
             Self::Undecodable { source, .. } => source.kind(),
             Self::Illegal(e) => e.kind(),
             Self::Fork => Kind::DataLoss,

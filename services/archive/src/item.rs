@@ -68,6 +68,12 @@ pub(crate) fn kind(text: &str) -> Option<RecordKind> {
     RecordKind::parse(text.split('/').next()?)
 }
 
+/// The shard of a record, which is that of its events.
+pub(crate) fn shard_of(record: &str) -> u8 {
+    let second = record.split('/').nth(1).filter(|second| second.len() == 2);
+    second.and_then(|second| u8::from_str_radix(second, 16).ok()).unwrap_or(0)
+}
+
 /// Whether the counters of this kind go on for ever, over close and reopen.
 pub(crate) fn counts_for_ever(kind: RecordKind) -> bool {
     match kind {

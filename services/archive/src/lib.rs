@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod item;
 mod metrics;
+mod operate;
 pub mod plan;
 mod reconcile;
 mod records;
@@ -28,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 use isocenter_blobs::Blobs;
 use isocenter_domain::key::StudyKey;
 use isocenter_reconcile::{Feed, Options, Queue, Runner};
-use isocenter_runtime::task::Tasks;
+use isocenter_runtime::{clock::Clock, task::Tasks};
 use isocenter_store::{
     members::Shares,
     table::{Mirrors, Tables},
@@ -113,11 +114,13 @@ impl Service {
             metrics.clone(),
             config.journal_interval.0,
         );
+        let reopener = Reopener { tables: tables.clone(), blobs: blobs.clone(), metrics: metrics.clone() };
         let comparer = Comparer {
             tables: tables.clone(),
             mirrors: mirrors.clone(),
             blobs: blobs.clone(),
             records: records.clone(),
+            reopener: reopener.clone(),
             config,
         };
         Ok(Self {
@@ -129,8 +132,15 @@ impl Service {
                 metrics: metrics.clone(),
                 grace,
             },
-            reopener: Reopener { tables: tables.clone(), blobs: blobs.clone(), metrics: metrics.clone() },
-            rpc: rpc::Rpc { tables, blobs, records, comparer: Arc::new(comparer) },
+            reopener,
+            rpc: rpc::Rpc {
+                tables,
+                blobs,
+                records,
+                comparer: Arc::new(comparer),
+                metrics: metrics.clone(),
+                tasks: tasks.clone(),
+            },
             deps,
             metrics,
             ended: tasks.token(),
@@ -180,17 +190,23 @@ impl Service {
             observe(&drainer, ended.clone()),
             drainer.follow(ended.clone()),
             deps.records.keep(ended.clone()),
-            told(&deps.records, &metrics, ended.clone()),
+            told(&deps.records, &metrics, clock.as_ref(), ended.clone()),
         );
         Ok(())
     }
 }
 
 /// Keeps the gauge of the records true.
-async fn told(records: &Records, metrics: &Metrics, ended: CancellationToken) {
+async fn told(records: &Records, metrics: &Metrics, clock: &dyn Clock, ended: CancellationToken) {
     let mut serving = records.watch();
     loop {
-        metrics.serving.set(i64::from(*serving.borrow_and_update() == Serving::Yes));
+        let serves = *serving.borrow_and_update() == Serving::Yes;
+        metrics.serving.set(i64::from(serves));
+        if serves {
+            metrics.down_since.set(0);
+        } else if metrics.down_since.get() == 0 {
+            metrics.down_since.set(clock.now().0 / 1_000_000);
+        }
         tokio::select! {
             () = ended.cancelled() => return,
             // The sender lives as long as the records.

@@ -16,6 +16,12 @@ pub(crate) struct Metrics {
     pub journal_bytes: IntCounter,
     /// Events journaled.
     pub journal_events: IntCounter,
+    /// Journal objects not yet in the records.
+    pub unapplied: IntGauge,
+    /// Whether the records serve.
+    pub serving: IntGauge,
+    /// Since when they do not.
+    pub down_since: IntGauge,
     /// Two different changes under one counter: an alarm.
     pub forks: IntCounter,
     /// Events and values left alone because they cannot be understood.
@@ -37,6 +43,13 @@ impl Metrics {
             journal_objects: scope.counter("journal_objects_total", "Journal objects written."),
             journal_bytes: scope.counter("journal_bytes_total", "Bytes of journal objects written."),
             journal_events: scope.counter("journal_events_total", "Events journaled."),
+            unapplied: scope
+                .gauge("journal_unapplied_objects", "Journal objects that the records lack, as last seen."),
+            serving: scope.gauge("records_up", "1 while the records database serves, 0 while it does not."),
+            down_since: scope.gauge(
+                "records_down_since_seconds",
+                "Unix time since when the records database does not serve; 0 while it does.",
+            ),
             forks: scope.counter(
                 "forks_total",
                 "Different changes found under one counter of one record. Each is an alarm.",
@@ -45,14 +58,10 @@ impl Metrics {
                 "undecodable_total",
                 "Times an event or value was left alone because it cannot be understood.",
             ),
-            cycles: scope.counter_vec(
-                "cycles_total",
-                "Studies closed and reopened: closed, reopened, too-large.",
-                &["result"],
-            ),
+            cycles: scope.counter_vec("cycles_total", "Studies closed and reopened.", &["result"]),
             steps: scope.histogram_vec(
                 "step_seconds",
-                "Steps of the way from the outbox to the records: journal, apply, delete.",
+                "Steps of the way from the outbox to the records: journal, apply, note, delete.",
                 &["step"],
             ),
             hooks: Hooks::new(&scope),

@@ -131,6 +131,14 @@ impl Unit {
         members.chain(case).chain(sent).max().unwrap_or(Time::ZERO)
     }
 
+    /// How many records it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let members = self.studies.iter().map(|member| 2 + member.intakes.len() + member.ai.len());
+        let of_case = usize::from(self.case.is_some()) + self.reads.len() + self.reports.len();
+        members.sum::<usize>() + of_case + self.deliveries.len()
+    }
+
     /// The number of its heads: the sum of the change counters of all its records but the intakes, whose counters a node
     /// may begin again. Every change of the unit raises it, also over close and reopen, so that the head with the
     /// highest number is the newest whoever wrote it, and equal numbers mean equal records.

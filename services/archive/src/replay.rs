@@ -2,10 +2,8 @@
 
 use futures::StreamExt as _;
 use isocenter_blobs::{Blobs, path};
-use isocenter_domain::document::JournalEntry;
-use isocenter_wire::document::Stored as _;
 
-use crate::{Error, reconcile::close::undecodable, records::Records};
+use crate::{Error, records::Records};
 
 /// What was replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,12 +27,7 @@ pub async fn replay(blobs: &Blobs, records: &Records) -> Result<Replayed, Error>
     for shard in 0..=u8::MAX {
         let mut objects = blobs.list(&path::journal_of(shard));
         while let Some(object) = objects.next().await {
-            let bytes = blobs.get(&object?.path).await?;
-            let entries = Vec::<JournalEntry>::decode(&bytes).map_err(undecodable("a journal object"))?;
-            let applied = records.apply(blobs, &entries).await?;
-            replayed.objects += 1;
-            replayed.events += applied.events;
-            replayed.forks += applied.forks;
+            records.replay_one(blobs, &object?.path, &mut replayed).await?;
         }
     }
     Ok(replayed)

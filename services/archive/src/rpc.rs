@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
+use futures::stream::BoxStream;
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
     Time,
@@ -16,6 +17,7 @@ use isocenter_domain::{
 use isocenter_runtime::{
     principal::{authorized, principal},
     status::{Answer, status},
+    task::Tasks,
 };
 use isocenter_store::table::{Tables, owner_range};
 use isocenter_wire::{
@@ -28,6 +30,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     Error,
     compare::Comparer,
+    metrics::Metrics,
     reconcile::close::undecodable,
     records::{
         Records,
@@ -51,6 +54,8 @@ pub(crate) struct Rpc {
     pub blobs: Blobs,
     pub records: Records,
     pub comparer: Arc<Comparer>,
+    pub metrics: Metrics,
+    pub tasks: Tasks,
 }
 
 impl Rpc {
@@ -243,17 +248,41 @@ impl Archive for Rpc {
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileResponse>, Status> {
         let caller = allowed(&request, &Action::Operate)?;
-        let compared = self.comparer.compare(&caller.tenant).await.map_err(|e| status(&e))?;
-        let checked = compared.checked.iter();
-        let checked = checked.map(|(kind, count)| v1::Checked { kind: (*kind).to_owned(), count: *count });
-        let checked = checked.collect();
-        let differences = compared.differences.into_iter().map(|d| v1::Difference {
-            kind: d.kind.to_owned(),
-            key: d.key,
-            expected: d.expected,
-            found: d.found,
-        });
-        Ok(Response::new(v1::ReconcileResponse { checked, differences: differences.collect() }))
+        self.reconciled(&caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_stuck(
+        &self,
+        request: Request<v1::ListStuckRequest>,
+    ) -> Result<Response<v1::ListStuckResponse>, Status> {
+        let caller = allowed(&request, &Action::Operate)?;
+        self.stuck(&caller, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn check_history(
+        &self,
+        request: Request<v1::CheckHistoryRequest>,
+    ) -> Result<Response<v1::CheckHistoryResponse>, Status> {
+        let caller = allowed(&request, &Action::Operate)?;
+        let history = self.records.history(&self.blobs, &caller.tenant).await.map_err(|e| status(&e))?;
+        let gaps = history.gaps.into_iter().map(|gap| v1::HistoryGap { key: gap.key, what: gap.what });
+        Ok(Response::new(v1::CheckHistoryResponse {
+            records: history.records,
+            events: history.events,
+            journaled: history.journaled,
+            gaps: gaps.collect(),
+        }))
+    }
+
+    type RebuildRecordsStream = BoxStream<'static, Result<v1::RebuildRecordsResponse, Status>>;
+
+    async fn rebuild_records(
+        &self,
+        request: Request<v1::RebuildRecordsRequest>,
+    ) -> Result<Response<Self::RebuildRecordsStream>, Status> {
+        let caller = allowed(&request, &Action::Operate)?;
+        let reason = request.into_inner().reason;
+        Ok(Response::new(self.rebuilt(&caller, reason)?))
     }
 }
 
@@ -294,7 +323,7 @@ fn invalid(field: &'static str, why: &InvalidId) -> Status {
     Answer::invalid(field, why.to_string()).status()
 }
 
-fn page_size(asked: i32) -> Result<usize, Status> {
+pub(crate) fn page_size(asked: i32) -> Result<usize, Status> {
     match usize::try_from(asked) {
         Ok(0) => Ok(PAGE),
         Ok(size) if size <= LARGEST_PAGE => Ok(size),
@@ -303,7 +332,7 @@ fn page_size(asked: i32) -> Result<usize, Status> {
 }
 
 /// Cuts what was found to a page, and names its last item where there is more.
-fn cut<T>(found: &mut Vec<T>, size: usize, place: impl Fn(&T) -> Vec<String>) -> String {
+pub(crate) fn cut<T>(found: &mut Vec<T>, size: usize, place: impl Fn(&T) -> Vec<String>) -> String {
     let more = found.len() > size;
     found.truncate(size);
     match found.last().filter(|_| more) {
@@ -313,7 +342,7 @@ fn cut<T>(found: &mut Vec<T>, size: usize, place: impl Fn(&T) -> Vec<String>) ->
     }
 }
 
-fn page_after<T>(token: &str, read: impl Fn(&[&str]) -> Option<T>) -> Result<Option<T>, Status> {
+pub(crate) fn page_after<T>(token: &str, read: impl Fn(&[&str]) -> Option<T>) -> Result<Option<T>, Status> {
     if token.is_empty() {
         return Ok(None);
     }

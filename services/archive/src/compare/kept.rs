@@ -3,47 +3,96 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
-use isocenter_blobs::path;
+use isocenter_blobs::{BlobPath, path};
 use isocenter_domain::{
     document::Manifest,
     id::{CaseId, ReadId, StudyUid, TenantId},
-    key::{ReportKey, StudyKey, text},
+    key::{CaseKey, ReportKey, StudyKey, text},
     record::study::Study,
     refs::Digest,
 };
-use isocenter_store::Key;
+use isocenter_store::{Key, Page, Range};
 use isocenter_wire::{document::Stored as _, record as wire};
 
-use super::{Compared, Comparer, LIMIT, Live, Subject};
+use super::{Compared, Comparer, Depth, Live, Remedy, Subject};
 use crate::{
     Error,
-    reconcile::load::waits,
+    item::About,
+    reconcile::{
+        drain::JOURNALED,
+        load::{unapplied, waits},
+    },
     records::query::{ReportRow, StudyRow},
 };
 
+/// What helps where an object of ours is gone.
+const RESTORE: Remedy = Remedy::Person("restore the object from a backup of blobs");
+
+/// What helps where an image is gone.
+const RESEND: Remedy =
+    Remedy::Person("restore the object from a backup of blobs, or have the study sent again");
+
+/// Rows read at a time.
+const PAGE: usize = 500;
+
 impl Comparer {
+    /// Memory: a page of rows, one manifest, the names of one study's instances, and the differences.
     pub(super) async fn compare_kept(
         &self,
         tenant: &TenantId,
         live: &Live,
+        depth: Depth,
         compared: &mut Compared,
     ) -> Result<(), Error> {
-        let rows = self.records.studies(tenant).await?;
-        let known: BTreeSet<&str> = rows.iter().map(|row| row.study.as_str()).collect();
-        for row in &rows {
-            let Ok(study) = row.study.parse::<StudyUid>() else { continue };
-            let key = StudyKey { tenant: tenant.clone(), study };
-            self.study(&key, row, live, compared).await?;
-            self.instances(&key, row.revision, live, compared).await?;
+        let mut seen = BTreeSet::new();
+        let mut after = String::new();
+        loop {
+            let rows = self.records.studies(tenant, &after, PAGE).await?;
+            for row in &rows {
+                after.clone_from(&row.study);
+                let Ok(study) = row.study.parse::<StudyUid>() else { continue };
+                let key = StudyKey { tenant: tenant.clone(), study };
+                if live.studies.contains_key(&key.study) {
+                    seen.insert(key.study.clone());
+                }
+                self.study(&key, row, live, compared).await?;
+                indexed(&key, row, compared);
+                self.images(&key, row, live, depth, compared).await?;
+            }
+            if rows.len() < PAGE {
+                break;
+            }
         }
         // Complete, and not projected yet: their images are looked at all the same.
-        for study in live.studies.values().filter(|study| !known.contains(study.key.study.as_str())) {
+        for study in live.studies.values().filter(|study| !seen.contains(&study.key.study)) {
             self.instances(&study.key, study.record.revision, live, compared).await?;
         }
-        self.manifests(tenant, live, &known, compared).await?;
+        self.manifests(tenant, live, compared).await?;
         self.intakes(live, compared).await?;
         self.bodies(tenant, live, compared).await?;
+        self.owed(compared).await?;
         self.projections(tenant, live, compared).await
+    }
+
+    /// The images of one study of the records, unless they were found whole before and only what is new is asked for.
+    async fn images(
+        &self,
+        key: &StudyKey,
+        row: &StudyRow,
+        live: &Live,
+        depth: Depth,
+        compared: &mut Compared,
+    ) -> Result<(), Error> {
+        let settled = row.closed && !live.studies.contains_key(&key.study);
+        if settled && depth == Depth::Changed && self.records.verified(key).await? >= row.revision {
+            return Ok(());
+        }
+        let before = compared.total;
+        self.instances(key, row.revision, live, compared).await?;
+        if settled && compared.total == before {
+            self.records.set_verified(key, row.revision, self.tables.clock().now()).await?;
+        }
+        Ok(())
     }
 
     /// Every study of the records is live, or closed with a head.
@@ -60,13 +109,51 @@ impl Comparer {
         }
         if !row.closed {
             // Its last event may still be on its way.
-            if !waits(&self.tables, &text(key)).await? && !self.records.applied_one(&text(key)).await?.1 {
-                compared.differs(Subject::Study, text(key), "a live record, or closed", "no record");
+            if !self.on_its_way(&text(key)).await? && !self.records.applied_one(&text(key)).await?.1 {
+                let remedy = Remedy::Person("the store has lost it: restore the store");
+                compared.differs(Subject::Study, text(key), "a live record, or closed", "no record", remedy);
             }
         } else if !self.has_head(key).await? {
-            compared.differs(Subject::Study, text(key), "a head in blobs", "none");
+            let remedy = Remedy::Person("restore the object from a backup of blobs");
+            compared.differs(Subject::Study, text(key), "a head in blobs", "none", remedy);
         }
         Ok(())
+    }
+
+    /// Whether something about this record is on its way to the records: in the outbox, or journaled and not applied.
+    pub(super) async fn on_its_way(&self, record: &str) -> Result<bool, Error> {
+        if waits(&self.tables, record).await? || unapplied(&self.tables, record).await? {
+            return Ok(true);
+        }
+        // The event of what was closed together stands for each.
+        let about = About::key(record);
+        let Ok(tenant) = about.tenant.parse::<TenantId>() else { return Ok(false) };
+        let with = match (about.study, about.case) {
+            (Some(study), _) => text(&StudyKey { tenant, study }),
+            (None, Some(case)) => text(&CaseKey { tenant, case }),
+            (None, None) => return Ok(false),
+        };
+        waits(&self.tables, &with).await
+    }
+
+    /// Every journal object that waits to be applied is there.
+    async fn owed(&self, compared: &mut Compared) -> Result<(), Error> {
+        let range = Range::prefix(JOURNALED)?;
+        let mut after = None;
+        loop {
+            let page = self.tables.kv().list(&range, Page { limit: PAGE, after, at: None }).await?;
+            for noted in &page.items {
+                let name = String::from_utf8_lossy(&noted.value).into_owned();
+                if !self.blobs.exists(&BlobPath::parse(&name)?).await? {
+                    let remedy = Remedy::Person("restore the object from a backup of blobs");
+                    compared.differs(Subject::Projection, name, "a journal object to apply", "none", remedy);
+                }
+            }
+            after = page.items.last().map(|kv| kv.key.clone());
+            if !page.more {
+                return Ok(());
+            }
+        }
     }
 
     async fn has_head(&self, key: &StudyKey) -> Result<bool, Error> {
@@ -94,15 +181,15 @@ impl Comparer {
         let manifest = match bytes.map(|bytes| Manifest::decode(&bytes)) {
             Ok(Ok(manifest)) => manifest,
             Ok(Err(e)) => {
-                compared.differs(Subject::Instance, path.as_str(), "a manifest", e.to_string());
+                compared.differs(Subject::Instance, path.as_str(), "a manifest", e.to_string(), RESTORE);
                 return Ok(());
             }
             Err(isocenter_blobs::Error::NotFound(_)) => {
-                compared.differs(Subject::Instance, path.as_str(), "a manifest", "none");
+                compared.differs(Subject::Instance, path.as_str(), "a manifest", "none", RESTORE);
                 return Ok(());
             }
             Err(isocenter_blobs::Error::Corrupt(_)) => {
-                compared.differs(Subject::Instance, path.as_str(), "a manifest", "other content");
+                compared.differs(Subject::Instance, path.as_str(), "a manifest", "other content", RESTORE);
                 return Ok(());
             }
             Err(e) => return Err(e.into()),
@@ -120,42 +207,46 @@ impl Comparer {
             match held.get(&path) {
                 Some(size) if *size == instance.size => {}
                 Some(size) => {
-                    compared.differs(Subject::Instance, path.as_str(), expected, format!("{size} bytes"));
+                    compared.differs(
+                        Subject::Instance,
+                        path.as_str(),
+                        expected,
+                        format!("{size} bytes"),
+                        RESEND,
+                    );
                 }
-                None => compared.differs(Subject::Instance, path.as_str(), expected, "nothing"),
+                None => compared.differs(Subject::Instance, path.as_str(), expected, "nothing", RESEND),
             }
         }
         Ok(())
     }
 
     /// Every manifest in blobs is of a study that the store or the records know.
-    async fn manifests(
-        &self,
-        tenant: &TenantId,
-        live: &Live,
-        known: &BTreeSet<&str>,
-        compared: &mut Compared,
-    ) -> Result<(), Error> {
+    async fn manifests(&self, tenant: &TenantId, live: &Live, compared: &mut Compared) -> Result<(), Error> {
         let Some(prefix) = path::all_of("manifest", tenant) else { return Ok(()) };
-        let mut orphans = BTreeSet::new();
         let mut entries = self.blobs.list(&prefix);
+        let mut last: Option<StudyUid> = None;
         while let Some(entry) = entries.next().await {
             let path = entry?.path;
-            let Some(study) = path.as_str().split('/').nth(2).and_then(|uid| uid.parse().ok()) else {
-                continue;
-            };
-            let study: StudyUid = study;
-            if !known.contains(study.as_str()) && !live.studies.contains_key(&study) && orphans.len() < LIMIT
-            {
-                orphans.insert(study);
-            }
-        }
-        for study in orphans {
+            let study = path.as_str().split('/').nth(2).and_then(|uid| uid.parse::<StudyUid>().ok());
+            // A study's manifests follow one another.
+            let Some(study) = study.filter(|study| last.as_ref() != Some(study)) else { continue };
+            last = Some(study.clone());
             let key = StudyKey { tenant: tenant.clone(), study };
-            // A manifest is written before its study is complete, and a closed study may be on its way to the records.
-            if self.tables.load::<Study>(&key).await?.is_none() && !waits(&self.tables, &text(&key)).await? {
-                compared.differs(Subject::Study, text(&key), "a live record, or closed", "a manifest alone");
+            if live.studies.contains_key(&key.study) || self.records.has_study(&key).await? {
+                continue;
             }
+            // A manifest is written before its study is complete, and a closed study may be on its way to the records.
+            if self.tables.load::<Study>(&key).await?.is_some() || self.on_its_way(&text(&key)).await? {
+                continue;
+            }
+            let remedy = if self.has_head(&key).await? {
+                Remedy::Project
+            } else {
+                Remedy::Person("the store has lost it: send the study again, or restore the store")
+            };
+            let expected = "a live record, or closed";
+            compared.differs(Subject::Study, text(&key), expected, "a manifest alone", remedy);
         }
         Ok(())
     }
@@ -169,8 +260,16 @@ impl Comparer {
             }
             let settled = self.tables.clock().now().minus(self.config.settle.0);
             let known = self.tables.load::<Study>(&key).await?.is_some();
-            if !known && (!self.has_head(&key).await? || intake.head.updated_at <= settled) {
-                compared.differs(Subject::Study, text(&key), "a live record", "an intake alone");
+            let closed = self.has_head(&key).await?;
+            if !known && (!closed || intake.head.updated_at <= settled) {
+                let remedy = if closed {
+                    Remedy::Reopen(key.clone())
+                } else {
+                    Remedy::Person(
+                        "ingestion makes its record when it looks at it next; if it stays, see its log",
+                    )
+                };
+                compared.differs(Subject::Study, text(&key), "a live record", "an intake alone", remedy);
             }
         }
         Ok(())
@@ -178,16 +277,30 @@ impl Comparer {
 
     /// Every report has its body, live or closed.
     async fn bodies(&self, tenant: &TenantId, live: &Live, compared: &mut Compared) -> Result<(), Error> {
-        let closed = self.records.reports(tenant).await?;
-        let closed = closed.iter().filter_map(|row| body_of(tenant, row));
-        let mut bodies: BTreeMap<ReportKey, Digest> = closed.collect();
-        bodies.extend(live.reports.values().map(|report| (report.key.clone(), report.record.body)));
-        for (key, body) in bodies {
-            compared.saw(Subject::Report);
-            let path = path::report(tenant, &key.read, &body);
-            if !self.blobs.exists(&path).await? {
-                compared.differs(Subject::Report, text(&key), "its body in blobs", "none");
+        let mut after: Option<ReportRow> = None;
+        loop {
+            let rows = self.records.reports(tenant, after.as_ref(), PAGE).await?;
+            for (key, body) in rows.iter().filter_map(|row| body_of(tenant, row)) {
+                if !live.reports.contains_key(&key) {
+                    self.body(&key, &body, compared).await?;
+                }
             }
+            let whole = rows.len() < PAGE;
+            after = rows.into_iter().last();
+            if whole {
+                break;
+            }
+        }
+        for report in live.reports.values() {
+            self.body(&report.key, &report.record.body, compared).await?;
+        }
+        Ok(())
+    }
+
+    async fn body(&self, key: &ReportKey, body: &Digest, compared: &mut Compared) -> Result<(), Error> {
+        compared.saw(Subject::Report);
+        if !self.blobs.exists(&path::report(&key.tenant, &key.read, body)).await? {
+            compared.differs(Subject::Report, text(key), "its body in blobs", "none", RESTORE);
         }
         Ok(())
     }
@@ -199,32 +312,25 @@ impl Comparer {
         live: &Live,
         compared: &mut Compared,
     ) -> Result<(), Error> {
-        let applied = self.records.applied(tenant).await?;
-        let counters = live.counters();
-        let mut doubtful = BTreeSet::new();
-        let mut seen = BTreeSet::new();
-        for (key, seq, gone) in &applied {
-            compared.saw(Subject::Projection);
-            seen.insert(key.as_str());
-            if counters.get(key) != (!gone).then_some(seq) {
-                doubtful.insert(key.as_str());
+        // What is left in the end is live and not projected at all.
+        let mut counters = live.counters();
+        let mut after = String::new();
+        loop {
+            let rows = self.records.applied(tenant, &after, PAGE).await?;
+            for (key, seq, gone) in &rows {
+                compared.saw(Subject::Projection);
+                after.clone_from(key);
+                if counters.remove(key) != (!gone).then_some(*seq) {
+                    self.projection(key, compared).await?;
+                }
+            }
+            if rows.len() < PAGE {
+                break;
             }
         }
-        for key in counters.keys().filter(|key| !seen.contains(key.as_str())) {
+        for key in counters.keys() {
             compared.saw(Subject::Projection);
-            doubtful.insert(key);
-        }
-        for key in doubtful.into_iter().take(LIMIT) {
             self.projection(key, compared).await?;
-        }
-        for row in self.records.studies(tenant).await? {
-            if row.manifest_revision < row.revision {
-                let key = row.study.parse().map(|study| StudyKey { tenant: tenant.clone(), study });
-                let Ok(key) = key else { continue };
-                let expected = format!("the images of revision {}", row.revision);
-                let found = format!("those of revision {}", row.manifest_revision);
-                compared.differs(Subject::Projection, text(&key), expected, found);
-            }
         }
         Ok(())
     }
@@ -232,7 +338,7 @@ impl Comparer {
     /// Looks at one record again, now: what differed may have been on its way.
     async fn projection(&self, key: &str, compared: &mut Compared) -> Result<(), Error> {
         let stored = self.tables.kv().get(&Key::new(key)?).await?;
-        if waits(&self.tables, key).await? {
+        if self.on_its_way(key).await? {
             return Ok(());
         }
         let (seq, gone) = self.records.applied_one(key).await?;
@@ -252,12 +358,25 @@ impl Comparer {
                     key,
                     format!("at {expected}"),
                     format!("{state} {seq}"),
+                    Remedy::Project,
                 );
             }
-            None if !gone => compared.differs(Subject::Projection, key, "gone", format!("at {seq}")),
+            None if !gone => {
+                compared.differs(Subject::Projection, key, "gone", format!("at {seq}"), Remedy::Project);
+            }
             Some(_) | None => {}
         }
         Ok(())
+    }
+}
+
+/// The images of the last revision are in the index.
+fn indexed(key: &StudyKey, row: &StudyRow, compared: &mut Compared) {
+    if row.manifest_revision < row.revision {
+        let expected = format!("the images of revision {}", row.revision);
+        let found = format!("those of revision {}", row.manifest_revision);
+        let remedy = Remedy::Index(key.clone(), row.revision);
+        compared.differs(Subject::Projection, text(key), expected, found, remedy);
     }
 }
 

@@ -10,7 +10,7 @@ use isocenter_domain::{
         Record,
         ai_task::AiTask,
         case::{Case, CaseState},
-        delivery::{Delivery, DeliveryState, Lane},
+        delivery::{Delivery, Lane},
         intake::Intake,
         plan::Plan,
         policy::ActivePolicy,
@@ -23,8 +23,14 @@ use isocenter_domain::{
 use isocenter_store::table::{Mirrors, Stored};
 use isocenter_wire::record::Stored as Storable;
 
-use super::{Compared, Subject};
+use super::{Compared, Remedy, Subject};
 use crate::Config;
+
+const ROUTING: Remedy = Remedy::Person("routing does it when it looks next; if it stays, see its log");
+const READING: Remedy =
+    Remedy::Person("reader assignment does it when it looks next; if it stays, see its log");
+const DELIVERY: Remedy =
+    Remedy::Person("report delivery does it when it looks next; if it stays, see its log");
 
 type All<R> = Vec<Arc<Stored<R>>>;
 
@@ -39,7 +45,7 @@ pub(crate) struct Live {
     pub reports: BTreeMap<ReportKey, Arc<Stored<Report>>>,
     pub deliveries: BTreeMap<DeliveryKey, Arc<Stored<Delivery>>>,
     /// Bounds on assembly that sites have of their own.
-    assembly: BTreeMap<SiteId, Duration>,
+    pub(super) assembly: BTreeMap<SiteId, Duration>,
 }
 
 impl Live {
@@ -74,8 +80,7 @@ impl Live {
         let since = now.minus(config.settle.0);
         self.plans_and_cases(since, compared);
         self.reads_and_reports(since, compared);
-        self.overdue_studies(config, now, compared);
-        self.overdue_work(config, now, compared);
+        self.overdue(config, now, compared);
     }
 
     fn plans_and_cases(&self, since: Time, compared: &mut Compared) {
@@ -88,10 +93,10 @@ impl Live {
             let key = PlanKey { tenant: study.key.tenant.clone(), study: study.key.study.clone() };
             let expected = format!("a plan for revision {}", study.record.revision);
             match plan {
-                None => compared.differs(Subject::Plan, text(&key), expected, "none"),
+                None => compared.differs(Subject::Plan, text(&key), expected, "none", ROUTING),
                 Some(plan) if plan.record.revision != study.record.revision => {
                     let found = format!("one for revision {}", plan.record.revision);
-                    compared.differs(Subject::Plan, text(&key), expected, found);
+                    compared.differs(Subject::Plan, text(&key), expected, found, ROUTING);
                 }
                 Some(_) => {}
             }
@@ -101,9 +106,15 @@ impl Live {
             compared.saw(Subject::Case);
             let key = text(&CaseKey { tenant: plan.key.tenant.clone(), case: case.clone() });
             match self.cases.get(case) {
-                None => compared.differs(Subject::Case, key, "a case that has the study", "none"),
+                None => compared.differs(Subject::Case, key, "a case that has the study", "none", ROUTING),
                 Some(case) if !case.record.members.contains(&plan.key.study) => {
-                    compared.differs(Subject::Case, key, "a case that has the study", "one without it");
+                    compared.differs(
+                        Subject::Case,
+                        key,
+                        "a case that has the study",
+                        "one without it",
+                        ROUTING,
+                    );
                 }
                 Some(_) => {}
             }
@@ -117,7 +128,7 @@ impl Live {
             }
             compared.saw(Subject::Read);
             if !self.reads.iter().any(|read| read.key.read.case == case.key.case) {
-                compared.differs(Subject::Read, text(&case.key), "a read", "none");
+                compared.differs(Subject::Read, text(&case.key), "a read", "none", READING);
             }
         }
         for read in &self.reads {
@@ -125,7 +136,7 @@ impl Live {
             compared.saw(Subject::Report);
             let key = ReportKey { tenant: read.key.tenant.clone(), read: read.key.read.clone(), version };
             if !self.reports.contains_key(&key) {
-                compared.differs(Subject::Report, text(&key), "the report that was signed", "none");
+                compared.differs(Subject::Report, text(&key), "the report that was signed", "none", READING);
             }
         }
         for report in self.reports.values().filter(|r| r.head.updated_at <= since) {
@@ -134,62 +145,8 @@ impl Live {
                 compared.saw(Subject::Delivery);
                 let key = DeliveryKey { report: report.key.clone(), destination: destination.clone() };
                 if !self.deliveries.contains_key(&key) {
-                    compared.differs(Subject::Delivery, text(&key), "a delivery", "none");
+                    compared.differs(Subject::Delivery, text(&key), "a delivery", "none", DELIVERY);
                 }
-            }
-        }
-    }
-
-    fn overdue_studies(&self, config: &Config, now: Time, compared: &mut Compared) {
-        for study in self.studies.values() {
-            compared.saw(Subject::Overdue);
-            let bound = self.assembly.get(&study.record.site).copied().unwrap_or(config.max_assembly.0);
-            let due = study.record.first_received_at.plus(bound).plus(config.settle.0);
-            if study.record.state == StudyState::Receiving && now > due {
-                let found = format!("receiving for {}", ago(study.record.first_received_at, now));
-                compared.differs(Subject::Overdue, text(&study.key), "complete", found);
-            }
-        }
-        for task in &self.ai {
-            compared.saw(Subject::Overdue);
-            if !task.record.settled() && now > task.record.deadline_at.plus(config.settle.0) {
-                let found = format!(
-                    "{}, {} past its deadline",
-                    task.record.state.name(),
-                    ago(task.record.deadline_at, now)
-                );
-                compared.differs(Subject::Overdue, text(&task.key), "settled", found);
-            }
-        }
-    }
-
-    fn overdue_work(&self, config: &Config, now: Time, compared: &mut Compared) {
-        for read in &self.reads {
-            compared.saw(Subject::Overdue);
-            let Some(case) = self.cases.get(&read.key.read.case) else { continue };
-            match &read.record.state {
-                ReadState::Waiting | ReadState::Offered { .. } if now > case.record.due_at() => {
-                    let found =
-                        format!("{}, due {} ago", read.record.state.name(), ago(case.record.due_at(), now));
-                    compared.differs(Subject::Overdue, text(&read.key), "signed in time", found);
-                }
-                ReadState::Open { since, .. } if now > since.plus(case.record.orphan_after) => {
-                    let found = format!("open for {}", ago(*since, now));
-                    compared.differs(Subject::Overdue, text(&read.key), "signed or returned", found);
-                }
-                ReadState::Waiting
-                | ReadState::Offered { .. }
-                | ReadState::Open { .. }
-                | ReadState::Signed { .. } => {}
-            }
-        }
-        for delivery in self.deliveries.values() {
-            compared.saw(Subject::Overdue);
-            let (state, since) = (&delivery.record.state, delivery.record.since);
-            let dead = matches!(state, DeliveryState::DeadLetter { .. });
-            if dead || (!delivery.record.settled() && now > since.plus(config.page_after.0)) {
-                let found = format!("{} for {}", state.name(), ago(since, now));
-                compared.differs(Subject::Overdue, text(&delivery.key), "accepted", found);
             }
         }
     }
@@ -221,8 +178,4 @@ async fn of<R: Storable>(mirrors: &Mirrors, tenant: &TenantId) -> All<R> {
     let mut all = mirror.all();
     all.retain(|stored| stored.key.tenant() == tenant);
     all
-}
-
-fn ago(then: Time, now: Time) -> String {
-    format!("{} s", now.since(then).as_secs())
 }

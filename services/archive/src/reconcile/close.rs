@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
-    document::{Head, Manifest, Segment},
+    document::{Event, Head, Manifest, Segment},
     key::{RecordKey as _, StudyKey, text},
-    record::{case::CaseEvent, study::StudyEvent},
+    record::{RecordKind, case::CaseEvent, study::StudyEvent},
     stage::{Stage, stage},
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
 use isocenter_runtime::telemetry::trace::joined;
-use isocenter_store::table::{Cause, Change, Mirrors, Stored, TableError, Tables, gather};
+use isocenter_store::table::{Cause, Change, Mirrors, Stored, Tables, gather};
 use isocenter_wire::{
     document::Stored as _,
     record::{self as wire, Stored as Storable},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     Error,
+    item::{About, kind},
     metrics::Metrics,
     plan::{Grace, Member, Unit, Verdict, verdict},
 };
@@ -34,11 +35,17 @@ const JOURNAL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How soon a unit is looked at again whose segments are not merged: ingestion owes it.
 const MERGE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// How soon a unit is tried again that is too large for one transaction: it is logged and counted each time.
-const TOO_LARGE_WAIT: std::time::Duration = std::time::Duration::from_secs(3_600);
+/// Records that one transaction removes one by one: each is a delete and an event, and a transaction has room for 128.
+const WHOLE: usize = 60;
+
+/// Why a unit is closed.
+const REASON: &str = "read, delivered and journaled";
+
+/// Introduces the head in the reason of a unit that is removed by ranges: `{study}/{number of the head}`.
+const HEAD: &str = "; all that is in head ";
 
 /// The last event of every record that is closed.
-const CLOSED: &str = "closed";
+pub(crate) const CLOSED: &str = "closed";
 
 pub(crate) struct Closer {
     pub tables: Tables,
@@ -88,11 +95,11 @@ impl Closer {
         let span = joined(tracing::info_span!("close case"), trace.unwrap_or_default());
         async {
             self.put_heads(&loaded.unit).await?;
-            self.commit(&loaded).await
+            self.commit(&loaded).await?;
+            Ok(Outcome::Done)
         }
         .instrument(span)
         .await
-        .map(|closed| if closed { Outcome::Done } else { Outcome::At(now.plus(TOO_LARGE_WAIT)) })
     }
 
     /// Whether the manifest names every instance that the nodes have listed: nothing received is lost by closing.
@@ -139,48 +146,74 @@ impl Closer {
         Ok(())
     }
 
-    /// Takes every record out of the store, if each is as it was loaded and none was added. `false` where the unit has
-    /// more records than one transaction takes: closing it in parts could lose to a late image half way.
-    pub async fn commit(&self, loaded: &Loaded) -> Result<bool, Error> {
+    /// Takes every record out of the store, if each is as it was loaded and none was added.
+    ///
+    /// A unit of more records than one transaction has room for loses them by ranges: then the event of its study, and of
+    /// its case, names the head, and the drainer reads there whose last event it is as well.
+    pub async fn commit(&self, loaded: &Loaded) -> Result<(), Error> {
         let Loaded { unit, ranges } = loaded;
-        let mut change = self.tables.change(Cause::role(ACTOR).because("read, delivered and journaled"));
+        let whole = unit.size() <= WHOLE;
+        let reason = if whole {
+            REASON.to_owned()
+        } else {
+            let first = unit.studies.first().map(|member| member.study.key.study.to_string());
+            format!("{REASON}{HEAD}{}/{}", first.unwrap_or_default(), unit.head_number())
+        };
+        let mut change = self.tables.change(Cause::role(ACTOR).because(reason));
         let now = change.now();
         for member in &unit.studies {
             member.study.record.clone().transition(StudyEvent::Closed, now)?;
             change.delete(&member.study, StudyEvent::Closed.name());
             change.delete(&member.plan, CLOSED);
-            delete_all(&mut change, &member.intakes);
-            delete_all(&mut change, &member.ai);
+            if whole {
+                delete_all(&mut change, &member.intakes);
+                delete_all(&mut change, &member.ai);
+            }
         }
         if let Some(case) = &unit.case {
             case.record.clone().transition(CaseEvent::Closed, now)?;
             change.delete(case, CaseEvent::Closed.name());
         }
-        delete_all(&mut change, &unit.reads);
-        delete_all(&mut change, &unit.reports);
-        delete_all(&mut change, &unit.deliveries);
+        if whole {
+            delete_all(&mut change, &unit.reads);
+            delete_all(&mut change, &unit.reports);
+            delete_all(&mut change, &unit.deliveries);
+        }
         for (range, revision) in ranges {
             change.none_newer(range.clone(), *revision);
-        }
-        match change.commit().await {
-            Ok(_) => {
-                let studies = u64::try_from(unit.studies.len()).unwrap_or(u64::MAX);
-                self.metrics.cycles.with_label_values(&["closed"]).inc_by(studies);
-                tracing::info!(studies, "closed");
-                Ok(true)
+            if !whole {
+                change.delete_range(range.clone());
             }
-            Err(TableError::Store(isocenter_store::Error::TooManyOps { .. })) => {
-                self.metrics.cycles.with_label_values(&["too-large"]).inc();
-                let case = unit.case.as_ref().map(|case| case.key.case.to_string());
-                tracing::error!(
-                    case,
-                    "a case has more records than one transaction may close; it stays open"
-                );
-                Ok(false)
-            }
-            Err(e) => Err(e.into()),
         }
+        change.commit().await?;
+        let studies = u64::try_from(unit.studies.len()).unwrap_or(u64::MAX);
+        self.metrics.cycles.with_label_values(&["closed"]).inc_by(studies);
+        tracing::info!(studies, records = unit.size(), "closed");
+        Ok(())
     }
+}
+
+/// The records whose last event the event of a closed study or case stands for as well: key and value, as the head that it
+/// names has them. None where each has an event of its own.
+pub(crate) async fn closed_with(blobs: &Blobs, event: &Event) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let about = About::key(&event.key);
+    let Some((study, number)) = event.reason.split_once(HEAD).and_then(|(_, head)| head.split_once('/'))
+    else {
+        return Ok(Vec::new());
+    };
+    let (Ok(tenant), Ok(study), Ok(number)) = (about.tenant.parse(), study.parse(), number.parse()) else {
+        return Ok(Vec::new());
+    };
+    let head = blobs.get(&path::head(&tenant, &study, number)).await?;
+    let head = Head::decode(&head).map_err(undecodable("a head"))?;
+    let of_it = |key: &str| {
+        let kind = kind(key);
+        let own = matches!(kind, Some(RecordKind::Study | RecordKind::Plan | RecordKind::Case));
+        let other = About::key(key);
+        !own && (about.study.is_some() && other.study == about.study
+            || about.case.is_some() && other.case == about.case)
+    };
+    Ok(head.records.into_iter().filter(|(key, _)| of_it(key)).collect())
 }
 
 fn delete_all<R: Storable>(change: &mut Change<'_>, records: &[Stored<R>]) {

@@ -27,7 +27,7 @@ use isocenter_wire::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::close::undecodable;
+use super::close::{CLOSED, closed_with, undecodable};
 use crate::{
     Error,
     metrics::Metrics,
@@ -159,6 +159,9 @@ impl Drainer {
                 continue;
             }
             let value_seq = head.map_or(0, |head| head.seq);
+            let with =
+                if event.event == CLOSED { closed_with(&self.blobs, &event).await? } else { Vec::new() };
+            batch.entries.extend(with.iter().filter_map(|(key, last)| closed(&event, key, last)));
             batch.entries.push(JournalEntry { event, value_seq, value: value.to_vec() });
             batch.outbox.push((stored.key.clone(), stored.mod_revision));
         }
@@ -332,6 +335,13 @@ impl Drainer {
         self.metrics.outbox_oldest.set(i64::try_from(age).unwrap_or(i64::MAX));
         Ok(())
     }
+}
+
+/// The last event of a record that was closed together with another, whose event it was.
+fn closed(with: &Event, key: &str, last: &[u8]) -> Option<JournalEntry> {
+    let head = wire::decode_head(last).ok()?;
+    let event = Event { key: key.to_owned(), seq: head.seq + 1, trace: head.trace, ..with.clone() };
+    Some(JournalEntry { event, value_seq: 0, value: Vec::new() })
 }
 
 async fn delete(kv: &dyn Kv, entries: &[(Key, Revision)]) -> Result<bool, Error> {

@@ -14,8 +14,10 @@ use isocenter_store::{
     table::{Stored, Tables, owner_range},
 };
 
+use super::drain::JOURNALED;
 use crate::{
     Error,
+    item::shard_of,
     plan::{Member, Unit},
 };
 
@@ -113,10 +115,14 @@ pub(crate) async fn outbox_holds(tables: &Tables, unit: &Unit) -> Result<bool, E
 
 /// Whether an event of this record waits to be journaled.
 pub(crate) async fn waits(tables: &Tables, record: &str) -> Result<bool, Error> {
-    let second = record.split('/').nth(1).unwrap_or_default();
-    let sharded = second.len() == 2 && u8::from_str_radix(second, 16).is_ok();
-    let shard = if sharded { second } else { "00" };
-    let range = Range::prefix(format!("outbox/{shard}/{record}/"))?;
+    let range = Range::prefix(format!("outbox/{:02x}/{record}/", shard_of(record)))?;
+    let page = tables.kv().list(&range, Page { limit: 1, ..Page::default() }).await?;
+    Ok(!page.items.is_empty())
+}
+
+/// Whether some journal object of this record's shard waits to be applied to the records.
+pub(crate) async fn unapplied(tables: &Tables, record: &str) -> Result<bool, Error> {
+    let range = Range::prefix(format!("{JOURNALED}{:02x}/", shard_of(record)))?;
     let page = tables.kv().list(&range, Page { limit: 1, ..Page::default() }).await?;
     Ok(!page.items.is_empty())
 }

@@ -30,6 +30,7 @@ use crate::{
 /// The first event of every restored record that has no life of its own.
 const REOPENED: &str = "reopened";
 
+#[derive(Clone, Debug)]
 pub(crate) struct Reopener {
     pub tables: Tables,
     pub blobs: Blobs,
@@ -49,6 +50,11 @@ impl Reconciler for Reopener {
 impl Reopener {
     /// Restores the study if it was closed and something of it has been received since.
     pub async fn consider(&self, key: &StudyKey) -> Result<(), Error> {
+        self.consider_as(key, Cause::role(ACTOR).because("late image")).await
+    }
+
+    /// The same, in somebody's name.
+    pub async fn consider_as(&self, key: &StudyKey, cause: Cause) -> Result<(), Error> {
         if self.tables.load::<Study>(key).await?.is_some() {
             return Ok(());
         }
@@ -65,11 +71,11 @@ impl Reopener {
             // Caused by a late image, about what the old trace tells.
             link(&span, &before.trace);
         }
-        self.restore(key, &head).instrument(span).await
+        self.restore(key, &head, cause).instrument(span).await
     }
 
-    async fn restore(&self, key: &StudyKey, head: &Head) -> Result<(), Error> {
-        let mut change = self.tables.change(Cause::role(ACTOR).because("late image"));
+    async fn restore(&self, key: &StudyKey, head: &Head, cause: Cause) -> Result<(), Error> {
+        let mut change = self.tables.change(cause);
         for (record, value) in &head.records {
             let item = Item::read(record, value).map_err(undecodable("a record of a head"))?;
             restore(&mut change, item)?;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use isocenter_blobs::{Blobs, path};
+use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
     document::{JournalEntry, Manifest},
-    key::StudyKey,
+    key::{StudyKey, text},
     refs::Digest,
 };
 use isocenter_wire::document::Stored as _;
@@ -14,7 +14,7 @@ use sqlx::{Any, Row as _, Transaction};
 use super::{Records, number, project, query};
 use crate::{
     Error,
-    item::{About, Item, Kept, counts_for_ever, kind},
+    item::{About, Item, Kept, counts_for_ever, kind, shard_of},
 };
 
 /// What became of some entries.
@@ -32,21 +32,49 @@ pub(crate) struct Applied {
 type Manifests = BTreeMap<StudyKey, Manifest>;
 
 impl Records {
-    /// Applies entries in one SQL transaction.
+    /// Applies the entries of one journal object, all of one shard, in one SQL transaction.
     ///
     /// # Errors
-    /// [`Error::Records`], and [`Error::Blobs`] where a manifest cannot be read now. Nothing is applied then; the same
-    /// entries may be applied again.
-    pub(crate) async fn apply(&self, blobs: &Blobs, entries: &[JournalEntry]) -> Result<Applied, Error> {
-        let manifests = self.manifests(blobs, entries).await?;
-        let mut applied = Applied::default();
-        let _writer = self.writer.lock().await;
-        let mut tx = self.pool.begin().await?;
-        for entry in entries {
-            apply_one(&mut tx, &manifests, entry, &mut applied).await?;
-        }
-        tx.commit().await?;
-        Ok(applied)
+    /// [`Error::Records`] and [`Error::Unserved`], and [`Error::Blobs`] where a manifest cannot be read now. Nothing is
+    /// applied then, or all of it where the database was lost as it committed; the same entries may be applied again.
+    pub(crate) async fn apply(
+        &self,
+        blobs: &Blobs,
+        object: &BlobPath,
+        entries: &[JournalEntry],
+    ) -> Result<Applied, Error> {
+        let Some(shard) = entries.first().map(|entry| shard_of(&entry.event.key)) else {
+            return Ok(Applied::default());
+        };
+        self.within(async {
+            let manifests = self.manifests(blobs, entries).await?;
+            let mut applied = Applied::default();
+            // Closed never.
+            let _writer = self.writers.acquire().await;
+            let mut tx = self.begin().await?;
+            take_turn(&mut tx, shard).await?;
+            for entry in entries {
+                apply_one(&mut tx, &manifests, entry, &mut applied).await?;
+            }
+            let tail = "INSERT INTO rebuild_tail (object) SELECT $1 WHERE EXISTS (SELECT 1 FROM rebuilding)
+                 ON CONFLICT (object) DO NOTHING";
+            sqlx::query(tail).bind(object.as_str().to_owned()).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok(applied)
+        })
+        .await
+    }
+
+    /// Puts a revision's images into the index.
+    pub(crate) async fn index(&self, key: &StudyKey, manifest: &Manifest) -> Result<(), Error> {
+        self.within(async {
+            let _writer = self.writers.acquire().await;
+            let mut tx = self.begin().await?;
+            take_turn(&mut tx, shard_of(&text(key))).await?;
+            project::index(&mut tx, key, manifest).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// Reads from blobs what the image index lacks, before the transaction: none is held open over other I/O.
@@ -65,7 +93,7 @@ impl Records {
         }
         let mut manifests = Manifests::new();
         for (key, (revision, digest)) in wanted {
-            if query::indexed_revision(&self.pool, &key).await? >= i64::from(revision) {
+            if query::indexed_revision(&self.pool(), &key).await? >= i64::from(revision) {
                 continue;
             }
             let path = path::manifest(&key.tenant, &key.study, revision);
@@ -85,6 +113,13 @@ impl Records {
         }
         Ok(manifests)
     }
+}
+
+/// Waits for whoever applies to the same shard, in whichever process.
+pub(super) async fn take_turn(tx: &mut Transaction<'static, Any>, shard: u8) -> Result<(), Error> {
+    let turn = sqlx::query("UPDATE shards SET turn = turn + 1 WHERE shard = $1").bind(i64::from(shard));
+    turn.execute(&mut **tx).await?;
+    Ok(())
 }
 
 async fn apply_one(
@@ -147,10 +182,14 @@ async fn insert_event(
     entry: &JournalEntry,
 ) -> Result<bool, Error> {
     let event = &entry.event;
-    let before = "SELECT ord FROM events WHERE record_key = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1";
-    let before = sqlx::query(before).bind(event.key.clone()).bind(number(event.seq));
-    let before = before.fetch_optional(&mut **tx).await?;
-    let before: Option<i64> = before.map(|row| row.try_get("ord")).transpose()?;
+    let around = "SELECT COALESCE((SELECT ord FROM events WHERE record_key = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1), $3)
+             AS before,
+         CAST(CASE WHEN EXISTS (SELECT 1 FROM events WHERE record_key = $1 AND seq > $2) THEN 1 ELSE 0 END AS BIGINT)
+             AS later";
+    let around = sqlx::query(around).bind(event.key.clone()).bind(number(event.seq)).bind(event.at.0);
+    let around = around.fetch_one(&mut **tx).await?;
+    let (before, later): (i64, i64) = (around.try_get("before")?, around.try_get("later")?);
+    let ord = before.max(event.at.0);
     let inserted = sqlx::query(
         "INSERT INTO events (tenant, record_key, seq, op_id, kind, study, case_id, event, actor, reason, at, ord, trace)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -167,9 +206,16 @@ async fn insert_event(
     .bind(event.actor.clone())
     .bind(event.reason.clone())
     .bind(event.at.0)
-    .bind(before.map_or(event.at.0, |before| before.max(event.at.0)))
+    .bind(ord)
     .bind(event.trace.clone());
-    Ok(inserted.execute(&mut **tx).await?.rows_affected() > 0)
+    let new = inserted.execute(&mut **tx).await?.rows_affected() > 0;
+    if new && later > 0 {
+        // Objects may be applied in any order, and the order of a record's events must not depend on it.
+        let raise = "UPDATE events SET ord = $3 WHERE record_key = $1 AND seq > $2 AND ord < $3";
+        let raise = sqlx::query(raise).bind(event.key.clone()).bind(number(event.seq)).bind(ord);
+        raise.execute(&mut **tx).await?;
+    }
+    Ok(new)
 }
 
 async fn events_at(tx: &mut Transaction<'static, Any>, entry: &JournalEntry) -> Result<i64, Error> {

@@ -104,7 +104,7 @@ async fn study(tx: &mut Tx, key: &StudyKey, study: &Study, manifest: Option<&Man
 }
 
 /// Whose images they are, and each image.
-async fn index(tx: &mut Tx, key: &StudyKey, manifest: &Manifest) -> Result<(), Error> {
+pub(super) async fn index(tx: &mut Tx, key: &StudyKey, manifest: &Manifest) -> Result<(), Error> {
     let images = &manifest.images;
     sqlx::query(
         "UPDATE studies SET manifest_revision = $3, study_date = $4, patient_authority = $5, patient_id = $6,

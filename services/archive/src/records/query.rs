@@ -1,10 +1,16 @@
 //! What is asked of the records.
 
+use std::collections::BTreeSet;
+
 use isocenter_domain::{
-    id::{ReadId, TenantId},
+    Time,
+    id::{CaseId, ReadId, TenantId},
     key::StudyKey,
 };
-use sqlx::{AnyPool, Row as _, any::AnyRow};
+use sqlx::{
+    Any, AnyPool, Row as _,
+    any::{AnyArguments, AnyRow},
+};
 
 use super::{Records, number};
 use crate::Error;
@@ -102,7 +108,17 @@ pub(super) async fn indexed_revision(pool: &AnyPool, key: &StudyKey) -> Result<i
     Ok(found.map(|row| row.try_get("manifest_revision")).transpose()?.unwrap_or(0))
 }
 
+type Asked = sqlx::query::Query<'static, Any, AnyArguments>;
+
 impl Records {
+    pub(super) async fn rows(&self, asked: Asked) -> Result<Vec<AnyRow>, Error> {
+        self.within(async { Ok(asked.fetch_all(&self.pool()).await?) }).await
+    }
+
+    pub(super) async fn row(&self, asked: Asked) -> Result<Option<AnyRow>, Error> {
+        self.within(async { Ok(asked.fetch_optional(&self.pool()).await?) }).await
+    }
+
     /// Studies that have been complete, newest first; `after` is the last of the page before.
     pub(crate) async fn search(
         &self,
@@ -129,19 +145,51 @@ impl Records {
         .bind(search.modality.clone())
         .bind(before)
         .bind(than)
-        .bind(number(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(number(limit));
+        let rows = self.rows(rows).await?;
         Ok(rows.iter().map(study_row).collect::<Result<_, _>>()?)
     }
 
-    /// Every study of a tenant, by UID.
-    pub(crate) async fn studies(&self, tenant: &TenantId) -> Result<Vec<StudyRow>, Error> {
+    /// A page of a tenant's studies after a place, in the database's own order.
+    pub(crate) async fn studies(
+        &self,
+        tenant: &TenantId,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<StudyRow>, Error> {
         let rows =
             "SELECT study, site, closed, revision, manifest_revision, complete_at, modalities, body_part,
-             study_date, instances, bytes FROM studies WHERE tenant = $1 ORDER BY study";
-        let rows = sqlx::query(rows).bind(tenant.to_string()).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(study_row).collect::<Result<_, _>>()?)
+             study_date, instances, bytes FROM studies WHERE tenant = $1 AND study > $2 ORDER BY study LIMIT $3";
+        let rows = sqlx::query(rows).bind(tenant.to_string()).bind(after.to_owned()).bind(number(limit));
+        Ok(self.rows(rows).await?.iter().map(study_row).collect::<Result<_, _>>()?)
+    }
+
+    /// Whether the records have a study.
+    pub(crate) async fn has_study(&self, key: &StudyKey) -> Result<bool, Error> {
+        let row = "SELECT revision FROM studies WHERE tenant = $1 AND study = $2";
+        let row = sqlx::query(row).bind(key.tenant.to_string()).bind(key.study.to_string());
+        Ok(self.row(row).await?.is_some())
+    }
+
+    /// The revision of a closed study whose images were last found whole; 0: none.
+    pub(crate) async fn verified(&self, key: &StudyKey) -> Result<u32, Error> {
+        let row = "SELECT revision FROM verified WHERE tenant = $1 AND study = $2";
+        let row = sqlx::query(row).bind(key.tenant.to_string()).bind(key.study.to_string());
+        Ok(self.row(row).await?.map(|row| row.try_get("revision")).transpose()?.map_or(0, small))
+    }
+
+    /// Notes that all images of a closed study's revision are there.
+    pub(crate) async fn set_verified(&self, key: &StudyKey, revision: u32, now: Time) -> Result<(), Error> {
+        let row = "INSERT INTO verified (tenant, study, revision, at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (tenant, study) DO UPDATE SET revision = excluded.revision, at = excluded.at";
+        let row = sqlx::query(row).bind(key.tenant.to_string()).bind(key.study.to_string());
+        let row = row.bind(i64::from(revision)).bind(now.0);
+        self.within(async {
+            let _writer = self.writers.acquire().await;
+            row.execute(&self.pool()).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// {assigning authority, patient id} of a study whose manifest is indexed.
@@ -149,7 +197,7 @@ impl Records {
         let row = "SELECT patient_authority, patient_id FROM studies
              WHERE tenant = $1 AND study = $2 AND manifest_revision > 0";
         let row = sqlx::query(row).bind(key.tenant.to_string()).bind(key.study.to_string());
-        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let Some(row) = self.row(row).await? else { return Ok(None) };
         Ok(Some((row.try_get("patient_authority")?, row.try_get("patient_id")?)))
     }
 
@@ -171,9 +219,8 @@ impl Records {
         .bind(authority.to_owned())
         .bind(patient.to_owned())
         .bind(present.study.to_string())
-        .bind(number(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(number(limit));
+        let rows = self.rows(rows).await?;
         Ok(rows.iter().map(study_row).collect::<Result<_, _>>()?)
     }
 
@@ -185,7 +232,7 @@ impl Records {
         let id = |row: &AnyRow| -> Result<String, sqlx::Error> {
             Ok(format!("{}.{}", row.try_get::<String, _>("case_id")?, row.try_get::<i64, _>("n")?))
         };
-        Ok(rows.fetch_all(&self.pool).await?.iter().map(id).collect::<Result<_, _>>()?)
+        Ok(self.rows(rows).await?.iter().map(id).collect::<Result<_, _>>()?)
     }
 
     /// A report version, the newest where `version` is 0, and the studies it names with their revisions.
@@ -203,7 +250,7 @@ impl Records {
             .bind(read.case.to_string())
             .bind(i64::from(read.n))
             .bind(i64::from(version));
-        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let Some(row) = self.row(row).await? else { return Ok(None) };
         let report = report_row(&row)?;
         let studies = "SELECT study, revision FROM report_studies
              WHERE tenant = $1 AND case_id = $2 AND n = $3 AND version = $4 ORDER BY study";
@@ -215,16 +262,25 @@ impl Records {
         let seen = |row: &AnyRow| -> Result<_, sqlx::Error> {
             Ok((row.try_get("study")?, small(row.try_get("revision")?)))
         };
-        let studies = studies.fetch_all(&self.pool).await?.iter().map(seen).collect::<Result<_, _>>()?;
+        let studies = self.rows(studies).await?.iter().map(seen).collect::<Result<_, _>>()?;
         Ok(Some((report, studies)))
     }
 
-    /// Every report version of a tenant.
-    pub(crate) async fn reports(&self, tenant: &TenantId) -> Result<Vec<ReportRow>, Error> {
+    /// A page of a tenant's report versions after a place.
+    pub(crate) async fn reports(
+        &self,
+        tenant: &TenantId,
+        after: Option<&ReportRow>,
+        limit: usize,
+    ) -> Result<Vec<ReportRow>, Error> {
+        let (case, n, version) =
+            after.map_or((String::new(), 0, 0), |row| (row.case.clone(), row.n, row.version));
         let rows = "SELECT case_id, n, version, kind, body, author, signed_at FROM reports WHERE tenant = $1
-             ORDER BY case_id, n, version";
-        let rows = sqlx::query(rows).bind(tenant.to_string()).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(report_row).collect::<Result<_, _>>()?)
+             AND (case_id > $2 OR (case_id = $2 AND (n > $3 OR (n = $3 AND version > $4))))
+             ORDER BY case_id, n, version LIMIT $5";
+        let rows = sqlx::query(rows).bind(tenant.to_string()).bind(case).bind(i64::from(n));
+        let rows = rows.bind(i64::from(version)).bind(number(limit));
+        Ok(self.rows(rows).await?.iter().map(report_row).collect::<Result<_, _>>()?)
     }
 
     /// The events of a study and of its cases, oldest first, after a place.
@@ -249,9 +305,8 @@ impl Records {
         .bind(record)
         .bind(number(seq))
         .bind(op_id)
-        .bind(number(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(number(limit));
+        let rows = self.rows(rows).await?;
         let event = |row: &AnyRow| -> Result<EventRow, sqlx::Error> {
             Ok(EventRow {
                 key: row.try_get("record_key")?,
@@ -267,21 +322,44 @@ impl Records {
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 
-    /// How far each record of a tenant is projected: key, seq, whether it is gone.
-    pub(crate) async fn applied(&self, tenant: &TenantId) -> Result<Vec<(String, u64, bool)>, Error> {
-        let rows = "SELECT record_key, seq, gone FROM applied WHERE tenant = $1 ORDER BY record_key";
-        let rows = sqlx::query(rows).bind(tenant.to_string()).fetch_all(&self.pool).await?;
+    /// How far each record of a tenant is projected: a page of key, seq, whether it is gone.
+    pub(crate) async fn applied(
+        &self,
+        tenant: &TenantId,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, u64, bool)>, Error> {
+        let rows = "SELECT record_key, seq, gone FROM applied WHERE tenant = $1 AND record_key > $2
+             ORDER BY record_key LIMIT $3";
+        let rows = sqlx::query(rows).bind(tenant.to_string()).bind(after.to_owned()).bind(number(limit));
         let line = |row: &AnyRow| -> Result<_, sqlx::Error> {
             let seq = u64::try_from(row.try_get::<i64, _>("seq")?).unwrap_or(0);
             Ok((row.try_get("record_key")?, seq, row.try_get::<i64, _>("gone")? != 0))
         };
-        Ok(rows.iter().map(line).collect::<Result<_, _>>()?)
+        Ok(self.rows(rows).await?.iter().map(line).collect::<Result<_, _>>()?)
+    }
+
+    /// The counters under which events of a record are known.
+    pub(crate) async fn seqs(&self, record: &str) -> Result<BTreeSet<u64>, Error> {
+        let rows =
+            sqlx::query("SELECT DISTINCT seq FROM events WHERE record_key = $1").bind(record.to_owned());
+        let seq = |row: &AnyRow| -> Result<u64, sqlx::Error> {
+            Ok(u64::try_from(row.try_get::<i64, _>("seq")?).unwrap_or(0))
+        };
+        Ok(self.rows(rows).await?.iter().map(seq).collect::<Result<_, _>>()?)
+    }
+
+    /// A study of a case.
+    pub(crate) async fn member_of(&self, tenant: &TenantId, case: &CaseId) -> Result<Option<String>, Error> {
+        let row = "SELECT study FROM case_members WHERE tenant = $1 AND case_id = $2 ORDER BY study LIMIT 1";
+        let row = sqlx::query(row).bind(tenant.to_string()).bind(case.to_string());
+        Ok(self.row(row).await?.map(|row| row.try_get("study")).transpose()?)
     }
 
     /// How far one record is projected, and whether it is gone; 0 where it is not projected.
     pub(crate) async fn applied_one(&self, record: &str) -> Result<(u64, bool), Error> {
         let row = sqlx::query("SELECT seq, gone FROM applied WHERE record_key = $1").bind(record.to_owned());
-        let Some(row) = row.fetch_optional(&self.pool).await? else { return Ok((0, false)) };
+        let Some(row) = self.row(row).await? else { return Ok((0, false)) };
         let seq = u64::try_from(row.try_get::<i64, _>("seq")?).unwrap_or(0);
         Ok((seq, row.try_get::<i64, _>("gone")? != 0))
     }

@@ -57,7 +57,7 @@ async fn a_closed_case_is_out_of_the_store_and_a_late_image_brings_it_back_as_it
         assert_eq!(fixture.keys(kind).await, Vec::<String>::new());
     }
     fixture.drain().await;
-    assert!(fixture.records.studies(&key.tenant).await.unwrap()[0].closed);
+    assert!(fixture.only_study().await.closed);
     // Without anything received it stays closed.
     fixture.reopener().consider(&key).await.unwrap();
     assert_eq!(fixture.load::<Study>(&key).await, None);
@@ -79,7 +79,7 @@ async fn a_closed_case_is_out_of_the_store_and_a_late_image_brings_it_back_as_it
     assert_eq!((replanned.record, replanned.head.seq), (plan.record, plan.head.seq + 2));
 
     fixture.drain().await;
-    assert!(!fixture.records.studies(&key.tenant).await.unwrap()[0].closed);
+    assert!(!fixture.only_study().await.closed);
     let events = fixture.records.events(&key, None, 100).await.unwrap();
     let reopened = events.iter().find(|event| event.event == "reopened").unwrap();
     assert_eq!((reopened.actor.as_str(), reopened.reason.as_str()), ("archive", "late image"));
@@ -171,17 +171,51 @@ async fn an_instance_that_no_manifest_has_keeps_a_case_open() {
 }
 
 #[tokio::test]
-async fn a_case_too_large_for_one_transaction_stays_open_and_is_counted() {
+async fn a_case_too_large_for_a_transaction_of_single_records_closes_whole_and_comes_back_whole() {
     let fixture = Fixture::new().await;
     let key = fixture.delivered(&Given::default()).await;
-    for revision in 2..70 {
+    for revision in 2..160 {
         fixture.create(&AiTaskKey { revision, ..ai_key(&key) }, &fixture.task()).await;
     }
     fixture.drain().await;
     fixture.clock.advance(2 * HOUR);
-    assert!(matches!(fixture.closer().consider(&key).await.unwrap(), Outcome::At(_)));
-    assert!(fixture.load::<Study>(&key).await.is_some());
-    assert_eq!(fixture.metrics.cycles.with_label_values(&["too-large"]).get(), 1);
+    assert_eq!(fixture.closer().consider(&key).await.unwrap(), Outcome::Done);
+    for kind in ["study/", "intake/", "plan/", "case/", "ai/", "read/", "report/", "delivery/"] {
+        assert_eq!(fixture.keys(kind).await, Vec::<String>::new());
+    }
+    fixture.drain().await;
+    // Each of them has its last event, though the outbox had one for all.
+    let history = fixture.records.history(&fixture.blobs, &key.tenant).await.unwrap();
+    assert_eq!((history.gaps.as_slice(), history.records), ([].as_slice(), 166));
+    let closed = fixture.records.applied(&key.tenant, "", 1_000).await.unwrap();
+    assert!(closed.iter().all(|(_, _, gone)| *gone), "{closed:?}");
+
+    fixture.create(&intake_key(&key), &Intake::default()).await;
+    fixture.reopener().consider(&key).await.unwrap();
+    assert_eq!(fixture.keys("ai/").await.len(), 159);
+    let task = fixture.load::<AiTask>(&AiTaskKey { revision: 150, ..ai_key(&key) }).await.unwrap();
+    assert_eq!(task.head.seq, 3, "created, closed, reopened");
+    fixture.drain().await;
+    assert_eq!(fixture.metrics.forks.get(), 0);
+    let history = fixture.records.history(&fixture.blobs, &key.tenant).await.unwrap();
+    assert_eq!(history.gaps, []);
+}
+
+#[tokio::test]
+async fn a_late_image_wins_over_the_close_of_a_large_case() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    for revision in 2..160 {
+        fixture.create(&AiTaskKey { revision, ..ai_key(&key) }, &fixture.task()).await;
+    }
+    fixture.drain().await;
+    fixture.clock.advance(2 * HOUR);
+    let closer = fixture.closer();
+    let loaded = load::unit(&fixture.tables, &key).await.unwrap().unwrap();
+    closer.put_heads(&loaded.unit).await.unwrap();
+    fixture.update::<AiTask>(&AiTaskKey { revision: 90, ..ai_key(&key) }, "touched", |task| task).await;
+    assert_eq!(closer.commit(&loaded).await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(fixture.keys("ai/").await.len(), 159);
 }
 
 #[tokio::test]

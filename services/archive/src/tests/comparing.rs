@@ -42,7 +42,7 @@ async fn differences(fixture: &Fixture) -> Vec<(String, String)> {
     let mirrors = isocenter_store::table::Mirrors::new(fixture.tables.clone(), &tasks);
     let comparer = crate::compare::Comparer { mirrors, ..fixture.comparer() };
     let rpc = crate::rpc::Rpc { comparer: std::sync::Arc::new(comparer), ..fixture.rpc() };
-    let answer = rpc.reconcile(asked(v1::ReconcileRequest {})).await.unwrap().into_inner();
+    let answer = rpc.reconcile(asked(v1::ReconcileRequest::default())).await.unwrap().into_inner();
     assert_eq!(answer.checked.len(), 10);
     tasks.drain(Duration::from_secs(5)).await;
     let mut found: Vec<_> = answer.differences.into_iter().map(|d| (d.kind, d.key)).collect();

@@ -9,7 +9,7 @@ use isocenter_domain::{
 };
 use isocenter_wire::document::Stored as _;
 
-use super::fixture::{Fixture, Given, database, intake_key};
+use super::fixture::{Fixture, Given, intake_key};
 use crate::{reconcile::drain::Drainer, replay};
 
 fn shard(key: &StudyKey) -> u8 {
@@ -64,10 +64,10 @@ async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
         let crashed: Drainer = fixture.drainer();
         let batch = crashed.collect(shard(&key), None).await.unwrap();
         if steps > 0 {
-            crashed.journal(shard(&key), &batch).await.unwrap();
-        }
-        if steps > 1 {
-            crashed.apply(&batch).await.unwrap();
+            let object = crashed.journal(shard(&key), &batch).await.unwrap();
+            if steps > 1 {
+                crashed.apply(&object, &batch).await.unwrap();
+            }
         }
         // Another replica, which had begun with the same events, is as slow as can be.
         let slow = fixture.drainer();
@@ -79,15 +79,15 @@ async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
         fixture.drain().await;
         fixture.update::<Study>(&key, "touched", |study| Study { revision: 2, ..study }).await;
         fixture.drain().await;
-        slow.journal(shard(&key), &slow_batch).await.unwrap();
-        slow.apply(&slow_batch).await.unwrap();
+        let object = slow.journal(shard(&key), &slow_batch).await.unwrap();
+        slow.apply(&object, &slow_batch).await.unwrap();
         slow.delete(&slow_batch).await.unwrap();
         assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
         let events = fixture.records.events(&key, None, 100).await.unwrap();
         assert_eq!(events.len(), count + 1, "after a crash behind step {steps}");
         assert_eq!(fixture.metrics.forks.get(), 0);
         assert_eq!(fixture.records.applied_one(&text(&key)).await.unwrap(), (3, false));
-        let row = fixture.records.studies(&key.tenant).await.unwrap().remove(0);
+        let row = fixture.only_study().await;
         assert_eq!(row.revision, 2, "records go only upward");
     }
 }
@@ -137,7 +137,7 @@ async fn the_journal_alone_makes_equal_records() {
     let before = Fixture::dump(&fixture.records).await;
     assert!(before.len() > 40, "{before:#?}");
 
-    let fresh = database(&fixture.folder, "fresh.db").await;
+    let fresh = fixture.database("fresh").await;
     let replayed = replay(&fixture.blobs, &fresh).await.unwrap();
     assert_eq!((replayed.forks, replayed.events > 20), (0, true));
     assert_eq!(Fixture::dump(&fresh).await, before);
@@ -153,12 +153,14 @@ async fn two_changes_under_one_counter_are_an_alarm_and_both_are_kept() {
     let batch = fixture.drainer().collect(shard(&key), None).await.unwrap();
     fixture.drain().await;
     let study = batch.entries.iter().find(|entry| entry.event.key == text(&key)).unwrap();
+    let object = path::journal(shard(&key), study.event.at, 1);
     let other = Event { op_id: "another history".into(), ..study.event.clone() };
     let forked = JournalEntry { event: other, value: study.value.clone(), value_seq: study.value_seq };
-    let applied = fixture.records.apply(&fixture.blobs, std::slice::from_ref(&forked)).await.unwrap();
+    let applied =
+        fixture.records.apply(&fixture.blobs, &object, std::slice::from_ref(&forked)).await.unwrap();
     assert_eq!((applied.forks, applied.events), (1, 1));
     // Told once: a journal replayed is no new fork.
-    assert_eq!(fixture.records.apply(&fixture.blobs, &[forked]).await.unwrap().forks, 0);
+    assert_eq!(fixture.records.apply(&fixture.blobs, &object, &[forked]).await.unwrap().forks, 0);
     let same = fixture.records.events(&key, None, 100).await.unwrap();
     assert_eq!(
         same.iter().filter(|event| event.key == text(&key) && event.seq == study.event.seq).count(),
@@ -171,9 +173,8 @@ async fn two_changes_under_one_counter_are_an_alarm_and_both_are_kept() {
     record.revision = 9;
     let value = isocenter_wire::record::encode(&stored.head, &record);
     let forked = JournalEntry { event: study.event.clone(), value, value_seq: stored.head.seq };
-    assert_eq!(fixture.records.apply(&fixture.blobs, &[forked]).await.unwrap().forks, 1);
-    let rows = fixture.records.studies(&key.tenant).await.unwrap();
-    assert_eq!(rows[0].revision, 1, "the value that was first stays");
+    assert_eq!(fixture.records.apply(&fixture.blobs, &object, &[forked]).await.unwrap().forks, 1);
+    assert_eq!(fixture.only_study().await.revision, 1, "the value that was first stays");
 }
 
 #[tokio::test]
@@ -194,19 +195,12 @@ async fn a_record_of_a_newer_level_waits_for_a_newer_process() {
 }
 
 #[tokio::test]
-async fn an_event_stays_in_the_outbox_until_journal_and_records_have_it() {
-    let mut fixture = Fixture::new().await;
+async fn an_event_stays_in_the_outbox_until_the_journal_has_it() {
+    let fixture = Fixture::new().await;
     let key = fixture.complete(&Given::default()).await;
     let waiting = fixture.keys("outbox/").await;
-    fixture.records.close().await;
-    assert!(fixture.drainer().drain(shard(&key)).await.is_err());
-    assert_eq!(fixture.keys("outbox/").await, waiting);
-    assert_eq!(journal(&fixture).await.len(), waiting.len(), "the journal does not wait for the records");
-
-    fixture.records = database(&fixture.folder, "restored.db").await;
     // A file where the journal's folder should be: the journal cannot be written.
     let folder = fixture.folder.path().join("blobs").join("journal");
-    std::fs::remove_dir_all(&folder).unwrap();
     std::fs::write(&folder, b"").unwrap();
     assert!(fixture.drainer().drain(shard(&key)).await.is_err());
     assert_eq!(fixture.keys("outbox/").await, waiting);
@@ -215,4 +209,51 @@ async fn an_event_stays_in_the_outbox_until_journal_and_records_have_it() {
     fixture.drain().await;
     assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
     assert_eq!(fixture.records.events(&key, None, 100).await.unwrap().len(), waiting.len());
+}
+
+#[tokio::test]
+async fn what_the_records_miss_is_noted_and_applied_in_whatever_order() {
+    let mut fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let (waiting, whole) = (fixture.keys("outbox/").await.len(), fixture.records.clone());
+    let lost = fixture.database("lost").await;
+    lost.close().await;
+    fixture.records = lost;
+    fixture.drain().await;
+    assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new(), "the store does not fill");
+    assert_eq!(fixture.keys("journaled/").await.len(), 1);
+    assert_eq!(journal(&fixture).await.len(), waiting);
+    assert!(fixture.drainer().catch_up().await.is_err());
+    assert_eq!(fixture.keys("journaled/").await.len(), 1, "what cannot be applied stays noted");
+
+    // The newer change, of a clock that was set back, is applied before the older ones.
+    fixture.records = whole;
+    fixture.clock.set(isocenter_domain::Time(1));
+    fixture.update::<Study>(&key, "touched", |study| Study { revision: 2, ..study }).await;
+    fixture.drain().await;
+    assert_eq!(fixture.drainer().catch_up().await.unwrap(), 1);
+    assert_eq!(fixture.keys("journaled/").await, Vec::<String>::new());
+    assert_eq!(fixture.metrics.unapplied.get(), 0);
+    assert_eq!(fixture.only_study().await.revision, 2, "records go only upward");
+    let events = fixture.records.events(&key, None, 100).await.unwrap();
+    let of_study: Vec<u64> = events.iter().filter(|e| e.key == text(&key)).map(|e| e.seq).collect();
+    assert_eq!(of_study, [1, 2, 3], "a record's events are in their order");
+    let before = Fixture::dump(&fixture.records).await;
+    let fresh = fixture.database("fresh").await;
+    replay(&fixture.blobs, &fresh).await.unwrap();
+    assert_eq!(Fixture::dump(&fresh).await, before, "the order of the objects leaves no trace");
+}
+
+#[tokio::test]
+async fn a_gap_in_the_history_is_found() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    fixture.drain().await;
+    let history = fixture.records.history(&fixture.blobs, &key.tenant).await.unwrap();
+    assert_eq!((history.gaps.len(), history.events, history.journaled), (0, 11, 11));
+    let lost = sqlx::query("DELETE FROM events WHERE record_key = $1 AND seq = 1").bind(text(&key));
+    lost.execute(&fixture.records.pool()).await.unwrap();
+    let gaps = fixture.records.history(&fixture.blobs, &key.tenant).await.unwrap().gaps;
+    assert_eq!(gaps.len(), 2, "by its counters, and by the journal: {gaps:?}");
+    assert!(gaps.iter().all(|gap| gap.key == text(&key)));
 }

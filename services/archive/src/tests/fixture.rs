@@ -34,6 +34,7 @@ use isocenter_store::{
     members::Shares,
     table::{Cause, Mirrors, Stored, Tables},
 };
+use isocenter_testkit::PostgresServer;
 use isocenter_wire::{document::Stored as _, record::Stored as Storable};
 use sqlx::{AssertSqlSafe, Row as _};
 use tonic::Request;
@@ -44,12 +45,15 @@ use crate::{
     metrics::Metrics,
     plan::Grace,
     reconcile::{close::Closer, drain::Drainer, reopen::Reopener},
+    records::{Dialect, query::StudyRow, rebuild::TABLES},
     rpc::Rpc,
 };
 
 pub(super) const CLASS: &str = "ROUTINE";
 
 pub(super) struct Fixture {
+    /// Where the test runs on PostgreSQL.
+    pub postgres: Option<PostgresServer>,
     pub folder: tempfile::TempDir,
     pub clock: TestClock,
     pub tables: Tables,
@@ -86,9 +90,13 @@ impl Fixture {
         let tasks = Tasks::new();
         let mirrors = Mirrors::new(tables.clone(), &tasks);
         let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
-        let records = database(&folder, "records.db").await;
+        let postgres = match super::DATABASE {
+            Dialect::Sqlite => None,
+            Dialect::Postgres => Some(PostgresServer::start_tcp("127.0.0.1", &[])),
+        };
+        let records = database(postgres.as_ref(), &folder, "records").await;
         let metrics = Metrics::new(&isocenter_runtime::metrics::Metrics::new());
-        Self { folder, clock, tables, mirrors, blobs, records, metrics, tasks }
+        Self { postgres, folder, clock, tables, mirrors, blobs, records, metrics, tasks }
     }
 
     pub fn deps(&self) -> Deps {
@@ -136,6 +144,7 @@ impl Fixture {
             mirrors: self.mirrors.clone(),
             blobs: self.blobs.clone(),
             records: self.records.clone(),
+            reopener: self.reopener(),
             config: Config::default(),
         }
     }
@@ -146,6 +155,8 @@ impl Fixture {
             blobs: self.blobs.clone(),
             records: self.records.clone(),
             comparer: Arc::new(self.comparer()),
+            metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
         }
     }
 
@@ -340,39 +351,48 @@ impl Fixture {
         AiTask { state: AiTaskState::Succeeded(answer), ..AiTask::requested(Digest::of(b"m"), now, deadline) }
     }
 
-    /// Every row of every table, as text, for comparing databases.
+    /// Another database of the same kind.
+    pub async fn database(&self, name: &str) -> Records {
+        database(self.postgres.as_ref(), &self.folder, name).await
+    }
+
+    /// Every row of every projected table, as text, for comparing databases.
     pub async fn dump(records: &Records) -> Vec<String> {
-        let tables = [
-            "events",
-            "applied",
-            "studies",
-            "study_modalities",
-            "images",
-            "plans",
-            "cases",
-            "case_members",
-            "ai_tasks",
-            "reads",
-            "reports",
-            "report_studies",
-            "deliveries",
-        ];
         let mut lines = Vec::new();
-        for table in tables {
-            let columns = format!("SELECT name FROM pragma_table_info('{table}')");
-            let columns = sqlx::query(AssertSqlSafe(columns)).fetch_all(records.pool()).await.unwrap();
-            let columns: Vec<String> = columns.iter().map(|row| row.get("name")).collect();
+        for table in TABLES {
+            let columns = match super::DATABASE {
+                Dialect::Sqlite => format!("SELECT name FROM pragma_table_info('{table}')"),
+                Dialect::Postgres => format!(
+                    "SELECT CAST(column_name AS TEXT) AS name FROM information_schema.columns
+                     WHERE table_schema = current_schema() AND table_name = '{table}' ORDER BY ordinal_position"
+                ),
+            };
+            let columns = sqlx::query(AssertSqlSafe(columns)).fetch_all(&records.pool()).await.unwrap();
+            let columns: Vec<String> =
+                columns.iter().map(|row| format!("CAST({} AS TEXT)", row.get::<String, _>("name"))).collect();
             let row = format!("SELECT {} AS line FROM {table}", columns.join(" || '|' || "));
-            let rows = sqlx::query(AssertSqlSafe(row)).fetch_all(records.pool()).await.unwrap();
+            let rows = sqlx::query(AssertSqlSafe(row)).fetch_all(&records.pool()).await.unwrap();
             lines.extend(rows.iter().map(|row| format!("{table}: {}", row.get::<String, _>("line"))));
         }
         lines.sort();
         lines
     }
+
+    /// The one study of the records.
+    pub async fn only_study(&self) -> StudyRow {
+        let tenant = "t".parse().unwrap();
+        self.records.studies(&tenant, "", 10).await.unwrap().remove(0)
+    }
 }
 
-pub(super) async fn database(folder: &tempfile::TempDir, name: &str) -> Records {
-    Records::open(&format!("sqlite:{}", folder.path().join(name).display())).await.unwrap()
+async fn database(postgres: Option<&PostgresServer>, folder: &tempfile::TempDir, name: &str) -> Records {
+    let url = match postgres {
+        Some(server) => server.database(name),
+        None => format!("sqlite:{}", folder.path().join(format!("{name}.db")).display()),
+    };
+    let records = Records::open(&url).await.unwrap();
+    records.prepare().await.unwrap();
+    records
 }
 
 pub(super) fn asked<T>(message: T) -> Request<T> {

@@ -1,7 +1,6 @@
-//! The archive over the embedded store, a folder of blobs and SQLite.
+//! The archive over the embedded store and a folder of blobs: one suite, once on SQLite and once on PostgreSQL.
 
-mod closing;
-mod comparing;
-mod draining;
-mod fixture;
-mod serving;
+#[expect(clippy::duplicate_mod, reason = "one suite, two databases")]
+mod postgres;
+#[expect(clippy::duplicate_mod, reason = "one suite, two databases")]
+mod sqlite;

@@ -97,7 +97,7 @@ pub async fn until_reconciled(sim: &Sim) {
         wait_for("no difference", PATIENCE * 2, || async {
             let found = persist("Reconcile", || {
                 let mut client = client.clone();
-                async move { client.reconcile(v1::ReconcileRequest {}).await }
+                async move { client.reconcile(v1::ReconcileRequest::default()).await }
             });
             let differences = found.await.unwrap().differences;
             let clean = differences.is_empty();

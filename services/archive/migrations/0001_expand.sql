@@ -172,3 +172,30 @@ CREATE TABLE deliveries (
     accepted_at BIGINT NOT NULL,
     PRIMARY KEY (tenant, case_id, n, version, destination)
 );
+
+-- Whoever applies a journal object first takes the row of its shard, so that two never apply to one record at a time. The
+-- number only makes the row change.
+CREATE TABLE shards (
+    shard BIGINT NOT NULL PRIMARY KEY,
+    turn  BIGINT NOT NULL
+);
+WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 255)
+INSERT INTO shards (shard, turn) SELECT n, 0 FROM numbers;
+
+-- While the tables are made again from the journal beside these: one row, and the objects applied here since.
+CREATE TABLE rebuilding (
+    id    BIGINT NOT NULL PRIMARY KEY,
+    since BIGINT NOT NULL
+);
+CREATE TABLE rebuild_tail (
+    object TEXT NOT NULL PRIMARY KEY
+);
+
+-- Closed studies whose images were all found in blobs when they were last looked for. No projection: kept over a rebuild.
+CREATE TABLE verified (
+    tenant   TEXT   NOT NULL,
+    study    TEXT   NOT NULL,
+    revision BIGINT NOT NULL,
+    at       BIGINT NOT NULL,
+    PRIMARY KEY (tenant, study)
+);
