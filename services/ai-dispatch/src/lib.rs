@@ -19,7 +19,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use isocenter_blobs::Blobs;
 use isocenter_domain::key::{AiTaskKey, StudyKey, shard_of};
-use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner, Share as _};
+use isocenter_reconcile::{Feed, Hooks, Key, KeySource, Options, Queue, Reconciler, Runner};
 use isocenter_runtime::{secret::Secret, task::Tasks};
 use isocenter_store::{
     members::Shares,

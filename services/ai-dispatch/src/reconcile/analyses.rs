@@ -17,7 +17,7 @@ use isocenter_domain::{
     },
     refs::Digest,
 };
-use isocenter_reconcile::{Failed, Outcome, Queue, Reconciler, Share as _};
+use isocenter_reconcile::{Failed, Outcome, Queue, Reconciler};
 use isocenter_runtime::{
     task::{Tasks, chain},
     telemetry::trace,

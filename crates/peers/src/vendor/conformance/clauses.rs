@@ -273,14 +273,15 @@ async fn held<T>(
 ) -> (Result<AnalyzeResponse, Status>, Option<T>) {
     let mut begun = bench.dispatcher.begun();
     let before = *begun.borrow_and_update();
-    let then = async {
-        let asked = tokio::time::timeout(within, begun.wait_for(|begun| *begun > before)).await;
-        match asked {
-            Ok(Ok(_)) => Some(then.await),
-            Ok(Err(_)) | Err(_) => None,
-        }
-    };
-    tokio::join!(bench.analyze(asked, within), then)
+    let call = bench.analyze(asked, within);
+    tokio::pin!(call);
+    tokio::select! {
+        answer = &mut call => return (answer, None),
+        // The sender lives in the bench.
+        _ = begun.wait_for(|begun| *begun > before) => {}
+    }
+    let (answer, then) = tokio::join!(call, then);
+    (answer, Some(then))
 }
 
 async fn cancelled(bench: &Bench, sample: &Sample) -> Verdict {
@@ -341,7 +342,7 @@ async fn busy(bench: &Bench, sample: &Sample) -> Verdict {
         let answer = bench.analyze(&bench.request(sample, Manner::Sound), SHORT).await;
         for asked in &held {
             // What it says of it is another clause's.
-            drop(bench.cancel(&asked.request_id).await);
+            bench.cancel(&asked.request_id).await.unwrap_or_default();
         }
         let waits = is_code(&answer, Code::DeadlineExceeded) || is_code(&answer, Code::Cancelled);
         judge(waits || is_code(&answer, Code::ResourceExhausted), answered(&answer))
