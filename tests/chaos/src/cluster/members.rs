@@ -200,6 +200,8 @@ impl Members {
     pub async fn replace(&mut self, member: usize) -> Result<()> {
         let other = (member + 1) % self.members.len();
         self.kill(member).await;
+        // Nobody is removed or added while there is no leader.
+        self.serving().await?;
         let list = self.ctl(Some(other), &["member", "list", "-w", "json"]).await?;
         let list: serde_json::Value = serde_json::from_str(&list)?;
         let name = self.members[member].name.clone();
@@ -207,6 +209,7 @@ impl Members {
             list["members"].as_array().into_iter().flatten().find(|one| one["name"] == name.as_str());
         let id = listed.and_then(|one| one["ID"].as_u64()).context("the member is listed")?;
         self.ctl(Some(other), &["member", "remove", &format!("{id:x}")]).await?;
+        self.serving().await?;
         let peer = format!("--peer-urls=http://{}", self.members[member].peer);
         self.ctl(Some(other), &["member", "add", &name, &peer]).await?;
         self.members[member].replaced += 1;
