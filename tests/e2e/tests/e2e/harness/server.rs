@@ -26,6 +26,8 @@ pub struct Server {
     log: PathBuf,
     /// DICOM.
     pub dicom: SocketAddr,
+    /// DICOM over TLS, where it was asked for.
+    pub dicom_tls: Option<SocketAddr>,
     /// gRPC and `/metrics`.
     pub listen: SocketAddr,
     /// Probes.
@@ -80,7 +82,8 @@ impl Server {
         let Ok(addresses) = addresses else { panic!("{read:?}, {line:?}, no addresses:\n{}", tail(&log)) };
         let address = |name: &str| addresses[name].as_str().unwrap().parse().unwrap();
         let (dicom, listen, health) = (address("dicom"), address("listen"), address("health"));
-        Self { child, _stdout: stdout, log, dicom, listen, health }
+        let dicom_tls = addresses["dicom_tls"].as_str().map(|address| address.parse().unwrap());
+        Self { child, _stdout: stdout, log, dicom, dicom_tls, listen, health }
     }
 
     /// As [`Server::spawn`]; returns when the server says that it is ready.
@@ -99,8 +102,18 @@ impl Server {
 
     /// Asks it to end; its exit code.
     pub async fn terminate(&mut self) -> i32 {
+        self.ask_to_end().await;
+        self.ended().await
+    }
+
+    /// Asks it to end.
+    pub async fn ask_to_end(&self) {
         let id = self.child.id().expect("the server has not been waited for").to_string();
         program("kill", ["-TERM", &id]).await.succeeded();
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub async fn ended(&mut self) -> i32 {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("the server ends when it is asked to").unwrap().code().unwrap_or(-1)
     }
