@@ -53,8 +53,9 @@ pub enum TableError {
     /// Something that the change rested on has changed. Load again and decide again.
     #[error("the record has changed since it was loaded")]
     Conflict,
-    /// A stored value cannot be understood.
-    #[error("the record {key} cannot be understood")]
+    /// A stored value cannot be understood. It is told by its kind alone, since the key has a Study Instance UID in it, which no log
+    /// may have; `reconcile` lists the key.
+    #[error("a record of kind {} cannot be understood", key.split('/').next().unwrap_or_default())]
     Undecodable {
         /// The record's key.
         key: String,
