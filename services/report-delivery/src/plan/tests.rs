@@ -414,3 +414,70 @@ proptest! {
         prop_assert!(world.arrivals >= world.received.len());
     }
 }
+
+#[test]
+fn what_is_not_fetched_waits_until_its_time_is_over_and_is_then_for_a_person() {
+    let key = to("portal", "1.2", 1);
+    let three_days = Time(0).plus(259_200 * SECOND);
+    let almost = Time(three_days.0 - 1);
+    let pending = delivery(1, 0, DeliveryState::Pending);
+    assert_eq!(unfetched(&key, &pending, &schedule(), Time(0)), Next::WaitUntil(three_days));
+    assert_eq!(unfetched(&key, &pending, &schedule(), almost), Next::WaitUntil(three_days));
+    let never = Next::DeadLetter(key.clone(), "given up: its receiver never fetched it".into());
+    assert_eq!(unfetched(&key, &pending, &schedule(), three_days), never);
+    let left = delivery(1, 0, retrying(5));
+    let Next::DeadLetter(_, why) = unfetched(&key, &left, &schedule(), three_days) else { panic!() };
+    assert_eq!(why, "given up after 0 attempts; the last: no answer within 10s");
+    let patient = Schedule::new(5 * SECOND, 300 * SECOND);
+    assert_eq!(unfetched(&key, &pending, &patient, Time(i64::MAX)), Next::Idle);
+}
+
+#[test]
+fn a_wait_is_cut_short_and_never_made_longer() {
+    for (next, expected) in [(9, 5), (3, 3)] {
+        let mut waiting = delivery(1, 0, retrying(next));
+        hasten(&mut waiting, Time(5));
+        assert_eq!(waiting.state, retrying(expected));
+    }
+    let mut accepted_one = delivery(1, 0, accepted());
+    hasten(&mut accepted_one, Time(5));
+    assert_eq!(accepted_one.state, accepted());
+}
+
+#[test]
+fn what_a_stream_leaves_is_due_at_once_until_its_time_is_over() {
+    let sent = delivery(1, 0, DeliveryState::Sent { until: Time(9) });
+    let event = released(&sent, &schedule(), Time(5));
+    assert!(matches!(event, DeliveryEvent::NotAccepted { retry_at: Time(5), .. }), "{event:?}");
+    let late = released(&sent, &schedule(), Time(0).plus(259_200 * SECOND));
+    assert!(matches!(late, DeliveryEvent::Refused { .. }), "{late:?}");
+}
+
+#[test]
+fn what_a_receiver_says_counts_whatever_the_sender_knows_and_once() {
+    let dead = DeliveryState::DeadLetter { reason: "given up".into(), at: Time(1) };
+    let viewed = DeliveryState::Viewed { accepted: Time(1), at: Time(2), by: "first".into() };
+    let open = [DeliveryState::Pending, DeliveryState::Sent { until: Time(9) }, retrying(9), dead.clone()];
+    let yes = |by: Option<&str>| Told::Accepted { viewed_by: by.map(str::to_owned) };
+    let no = Told::Refused { reason: "UNKNOWN_PATIENT".into() };
+    let after = |state: &DeliveryState, said: &Told| {
+        told(&delivery(1, 0, state.clone()), said, Time(5)).map(|t| t.map(|(d, event)| (d.state, event)))
+    };
+    let now_accepted = DeliveryState::ApplicationAccepted { at: Time(5) };
+    let now_viewed = |accepted| DeliveryState::Viewed { accepted, at: Time(5), by: "anna".into() };
+    for state in &open {
+        assert_eq!(after(state, &yes(None)).unwrap(), Some((now_accepted.clone(), "acknowledged")));
+        assert_eq!(after(state, &yes(Some("anna"))).unwrap(), Some((now_viewed(Time(5)), "viewed")));
+    }
+    for state in &open[..3] {
+        let (state, event) = after(state, &no).unwrap().unwrap();
+        assert!(matches!(state, DeliveryState::DeadLetter { .. }) && event == "refused");
+    }
+    assert_eq!(after(&dead, &no).unwrap(), None);
+    assert_eq!(after(&accepted(), &yes(None)).unwrap(), None);
+    assert_eq!(after(&accepted(), &yes(Some("anna"))).unwrap(), Some((now_viewed(Time(1)), "viewed")));
+    assert_eq!(after(&viewed, &yes(Some("anna"))).unwrap(), None);
+    for state in [accepted(), viewed] {
+        assert!(after(&state, &no).is_err());
+    }
+}

@@ -15,7 +15,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use isocenter_domain::{
     Kind, Kinded as _, Time,
     access::Principal,
-    id::DestinationId,
+    id::{DestinationId, TenantId},
     key::{DeliveryKey, LaneKey},
     record::{
         delivery::{Delivery, DeliveryEvent, DeliveryState},
@@ -25,10 +25,8 @@ use isocenter_domain::{
 use isocenter_runtime::{status::status, task::Tasks};
 use isocenter_store::table::{Cause, Mirror};
 use isocenter_wire::v1;
-use tokio::sync::{
-    OwnedSemaphorePermit, Semaphore,
-    mpsc::{self, Permit, Sender},
-};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{self, Permit, Sender};
 use tonic::Status;
 
 use crate::{
@@ -46,6 +44,8 @@ pub(crate) type Reports = Pin<Box<dyn Stream<Item = Result<v1::ReportMessage, St
 
 /// Streams of one process. Each costs a task, what its destination is owed as keys, and two reports.
 const WATCHES: usize = 256;
+/// Streams of one destination at one process: more share no more work, and would take the places of others.
+const WATCHES_OF_ONE: usize = 16;
 /// Unacknowledged reports on one stream where the caller does not say.
 const WINDOW: usize = 32;
 /// And at most.
@@ -70,7 +70,46 @@ pub(crate) struct Watches {
     /// How long a report may stay unacknowledged before it is handed out again.
     pub acknowledge_within: Duration,
     pub tasks: Tasks,
-    places: Arc<Semaphore>,
+    places: Arc<Mutex<Places>>,
+}
+
+type To = (TenantId, DestinationId);
+
+/// How many streams each destination has here.
+type Places = BTreeMap<To, usize>;
+
+/// A stream's place, which goes with it.
+struct Place {
+    places: Arc<Mutex<Places>>,
+    to: To,
+}
+
+impl Place {
+    fn take(places: &Arc<Mutex<Places>>, to: To) -> Result<Self, Error> {
+        let mut taken = places.lock();
+        if taken.values().sum::<usize>() >= WATCHES {
+            return Err(Error::TooManyWatches("this process serves as many streams as it may; call another"));
+        }
+        let own = taken.entry(to.clone()).or_default();
+        if *own >= WATCHES_OF_ONE {
+            return Err(Error::TooManyWatches("the destination has as many streams here as it may"));
+        }
+        *own += 1;
+        Ok(Self { places: Arc::clone(places), to })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        let own = taken.get_mut(&self.to).map(|own| {
+            *own -= 1;
+            *own
+        });
+        if own == Some(0) {
+            taken.remove(&self.to);
+        }
+    }
 }
 
 impl Watches {
@@ -81,8 +120,7 @@ impl Watches {
         acknowledge_within: Duration,
         tasks: Tasks,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(WATCHES));
-        Self { book, preparer, deliveries, acknowledge_within, tasks, places }
+        Self { book, preparer, deliveries, acknowledge_within, tasks, places: Arc::default() }
     }
 
     /// How many reports a stream may leave unacknowledged that asks for this many; `None` where that is too many.
@@ -104,8 +142,7 @@ impl Watches {
         if registered.is_none_or(|r| r.destination.via != Via::Grpc) {
             return Err(Error::NotFetched(to));
         }
-        let too_many = Error::TooManyWatches("this process serves as many streams as it may; call another");
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| too_many)?;
+        let place = Place::take(&self.places, (caller.tenant.clone(), to.clone()))?;
         let (reports, mut taken) = mpsc::channel(AHEAD);
         let watch = Watch {
             of: self.clone(),
@@ -137,7 +174,7 @@ struct Watch {
     later: BTreeMap<LaneKey, Time>,
     /// Reports that this stream has handed out and that are not acknowledged: as many as the window at most.
     held: BTreeMap<DeliveryKey, Claim>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watch {

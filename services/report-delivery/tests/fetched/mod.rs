@@ -316,6 +316,25 @@ async fn reports_are_for_the_destination_itself_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_destination_has_so_many_streams_and_no_more() {
+    let bench = portal().await;
+    bench.register_via("archive", Via::Grpc).await;
+    let running = bench.serve(config());
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(open(&running, 1).await);
+    }
+    let mut client = running.client.clone();
+    let refusal = client.watch_reports(by("portal", watch(1))).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+    let other = v1::WatchReportsRequest { destination_id: "archive".into(), max_unacknowledged: 1 };
+    let _other = client.watch_reports(by("archive", other)).await.unwrap();
+    streams.pop();
+    let again = || async { running.client.clone().watch_reports(by("portal", watch(1))).await.is_ok() };
+    wait_for("the place of a stream that ended", LONG, again).await;
+}
+
+#[tokio::test]
 async fn a_receiver_that_does_not_read_holds_nothing_and_one_that_never_comes_is_for_a_person() {
     let bench = portal().await;
     for case in 1..=6 {

@@ -14,7 +14,7 @@ use isocenter_testkit::wait_for;
 use isocenter_wire::v1::{self, DeliveryState, DestinationProtocol, registry_entry::Entry};
 use tokio::process::{Child, Command};
 
-use crate::harness::{Bench, PATIENCE, Relay, Server, interpreter, registry};
+use crate::harness::{Bench, PATIENCE, Relay, Server, python, registry};
 
 /// Studies sent, one after another; the receiver is killed after each, and the server after every third.
 const STUDIES: u32 = 6;
@@ -75,8 +75,7 @@ fn kept(bench: &Bench) -> BTreeMap<String, (String, u64)> {
 }
 
 async fn network(bench: &Bench) {
-    let site =
-        v1::Site { site_id: "north".into(), ae_titles: vec!["NORTH".into()], ..v1::Site::default() };
+    let site = v1::Site { site_id: "north".into(), ae_titles: vec!["NORTH".into()], ..v1::Site::default() };
     registry(bench.server.channel(), Entry::Site(site)).await;
     let destination = v1::Destination {
         destination_id: "north".into(),
@@ -86,7 +85,7 @@ async fn network(bench: &Bench) {
     registry(bench.server.channel(), Entry::Destination(destination)).await;
     let generated = bench.path("generated").display().to_string();
     let script = example("generate.py").display().to_string();
-    interpreter([script.as_str(), "--out", &generated]).await.succeeded();
+    python(&script, ["--out", &generated]).await.succeeded();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +140,7 @@ async fn a_receiver_that_asks_for_what_is_not_its_own_kind_is_told_so() {
     network(&bench).await;
     bench.server.cli(&["destination", "remove", "north"]).await.succeeded();
     let receiver = Receiver::start(&bench, &bench.server.listen.to_string());
-    let told = || async { receiver.log().contains("FAILED_PRECONDITION: destination north is not registered") };
+    let told =
+        || async { receiver.log().contains("FAILED_PRECONDITION: destination north is not registered") };
     wait_for("the receiver to say why it ended", PATIENCE, told).await;
 }
