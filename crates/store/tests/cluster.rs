@@ -5,7 +5,9 @@ mod common;
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use common::{PATIENCE, etcd, key, put};
-use etcd_client::{AlarmAction, AlarmType, Client, CompactionOptions, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, Identity, TlsOptions,
+};
 use isocenter_domain::{key::StudyKey, record::study::Study};
 use isocenter_runtime::{
     clock,
@@ -147,7 +149,12 @@ async fn a_full_store_says_so_and_takes_changes_again_once_it_has_room() {
     admin.compact(i64::try_from(deleted.revision.0).unwrap(), Some(physical)).await.unwrap();
     admin.defragment().await.unwrap();
     assert!(matches!(try_put(&*kv).await, Err(Error::NoSpace)), "still armed");
-    admin.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.unwrap();
+    let raised = admin.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap();
+    for alarm in raised.alarms() {
+        let mut of = AlarmOptions::new();
+        of.with_member(alarm.member_id());
+        admin.alarm(AlarmAction::Deactivate, alarm.alarm(), Some(of)).await.unwrap();
+    }
     wait_for("changes", PATIENCE, || async { try_put(&*kv).await.is_ok() }).await;
     let usage = kv.usage().await.unwrap();
     assert_eq!(Pressure::of(&usage), Pressure::Ok, "{usage:?}");

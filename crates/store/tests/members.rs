@@ -304,8 +304,9 @@ async fn a_check_finds_what_should_not_be_and_a_dump_shows_what_is() {
     let other_shard = format!("study/{:02x}{}", u8::from_str_radix(&text[6..8], 16).unwrap() ^ 1, &text[8..]);
     let lease = world.kv.grant(Duration::from_secs(60)).await.unwrap();
     let value = world.kv.get(&key(text.clone())).await.unwrap().unwrap().value;
+    let case = isocenter_domain::id::CaseId::of(&"t".parse().unwrap(), &study_key(1).study);
     let holding = isocenter_domain::record::read::Holding {
-        open: Some(isocenter_domain::id::ReadId { case: "c".parse().unwrap(), n: 1 }),
+        open: Some(isocenter_domain::id::ReadId { case: case.clone(), n: 1 }),
         ..Default::default()
     };
     let holder = keys::HoldingKey { tenant: "t".parse().unwrap(), reader: "anna".parse().unwrap() };
