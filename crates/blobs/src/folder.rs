@@ -84,6 +84,10 @@ impl Folder {
 
     /// The error for `source`: a full disk is named as such.
     pub(crate) fn failed(&self, path: &BlobPath, doing: &'static str, source: io::Error) -> Error {
+        // A folder that was made durable may have been taken away since: the next call makes all of them anew.
+        if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+            self.durable.lock().clear();
+        }
         if is_full(&source) {
             return Error::Full { folder: self.root.clone(), source };
         }

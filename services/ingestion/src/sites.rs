@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_what_was_known_and_damage_is_nobodys() {
-        let known = [device("CT 1/\\ x", "net", "north"), device("CT2", "net", "south")];
+        let known = [device("CT 1/_ x", "net", "north"), device("CT2", "net", "south")];
         let mut text = render(&known);
         assert_eq!(parse(text.as_bytes()), known);
         text.push_str("net north\nnet north !!\nhalf a li");

@@ -282,15 +282,16 @@ async fn a_store_nearly_full_refuses_instances_and_takes_them_when_it_has_room()
     let options =
         EmbeddedOptions { quota_bytes: 64 << 10, ..EmbeddedOptions::new(world.folder.path().join("small")) };
     let small = Arc::new(Embedded::open(options).await.unwrap());
-    let filler = Key::new("k").unwrap();
-    small.txn(Txn::always(vec![Op::put(&filler, "x".repeat(60 << 10))])).await.unwrap();
+    let fillers: Vec<_> = (0..13).map(|n| Key::new(format!("k{n}")).unwrap()).collect();
+    let fill = fillers.iter().map(|key| Op::put(key, "x".repeat(4000))).collect();
+    small.txn(Txn::always(fill)).await.unwrap();
     let space = Space::start(Arc::<Embedded>::clone(&small), &Metrics::new(), &tasks);
     let node = world.node_over(world.spool("a"), fs::os(), dicom(Ack::Spool), SOON, space.clone()).await;
     wait_for("a look at the store", SOON, async || space.usage().is_some()).await;
     let (key, files) = made(58, StudyKind::CtHead);
     assert!(node.send(&files).await.iter().all(|status| status.code() == 0xA700));
     node.shows(&format!("instances_total{{outcome=\"store-full\"}} {}", files.len())).await;
-    let emptied = small.txn(Txn::always(vec![Op::delete(&filler)])).await.unwrap();
+    let emptied = small.txn(Txn::always(fillers.iter().map(Op::delete).collect())).await.unwrap();
     small.compact(emptied.revision).await.unwrap();
     wait_for("room", SOON * 2, async || space.pressure() != Pressure::Full).await;
     node.sends(&files).await;
