@@ -184,7 +184,7 @@ impl Scenario {
         loop {
             match self {
                 Self::Calm => stage.pause(stage.length).await,
-                Self::Kill(role) => stage.kill(role).await,
+                Self::Kill(role) => stage.kill_again(role).await?,
                 Self::Kills | Self::Closing => stage.kills().await?,
                 Self::KillAll => stage.kill_all().await?,
                 Self::KillLeader => stage.kill_leader().await?,

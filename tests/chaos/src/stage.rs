@@ -75,6 +75,15 @@ impl Stage<'_> {
         self.breathe().await;
     }
 
+    /// Every other time the next kill waits for the role to be whole again, so that what one costs is seen.
+    pub(crate) async fn kill_again(&mut self, role: Role) -> Result<()> {
+        self.kill(role).await;
+        if self.rng.chance(0.5) {
+            self.cluster.ready().await?;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn kills(&mut self) -> Result<()> {
         let mut roles = Role::ALL;
         self.rng.shuffle(&mut roles);
