@@ -276,6 +276,8 @@ impl Stage<'_> {
         let mut members: Vec<_> = (0..self.cluster.members.size()).collect();
         self.rng.shuffle(&mut members);
         let gone = members[..members.len() / 2 + 1].to_vec();
+        // Until it is back nothing can go on; the fault before is not to blame.
+        self.mark("quorum is lost");
         for member in &gone {
             self.cluster.members.kill(*member).await;
         }
