@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{command, config::Settings, demo, output, serve};
+use crate::{bench, command, config::Settings, demo, output, serve};
 
 /// Carries every imaging study from the modality to a signed report that its sender has accepted.
 #[derive(Debug, Parser)]
@@ -21,6 +21,15 @@ pub struct Client {
     /// The server to speak to.
     #[arg(long, env = "ISOCENTER_SERVER", default_value = "http://127.0.0.1:8080", global = true)]
     pub server: String,
+    /// The authorities of an https server, PEM.
+    #[arg(long, env = "ISOCENTER_CLIENT_CA", default_value = "", global = true, hide_default_value = true)]
+    pub tls_ca: PathBuf,
+    /// Our certificate, PEM: who we are, O=<tenant>, OU=operator, CN=<name>.
+    #[arg(long, env = "ISOCENTER_CLIENT_CERT", default_value = "", global = true, hide_default_value = true)]
+    pub tls_cert: PathBuf,
+    /// Its private key, PEM.
+    #[arg(long, env = "ISOCENTER_CLIENT_KEY", default_value = "", global = true, hide_default_value = true)]
+    pub tls_key: PathBuf,
     /// Print JSON: lists as one array of the proto's JSON form.
     #[arg(long, global = true)]
     pub json: bool,
@@ -32,10 +41,14 @@ enum Command {
     Serve(ServeArgs),
     /// Watch studies flow from modality to acknowledged report, all on loopback.
     Demo(DemoArgs),
+    /// Measure this build on this machine.
+    Bench(bench::BenchArgs),
     /// Print the life of every record, as docs/states.md has it.
     States,
     /// Compare what was received, routed, read and delivered. Exit 0 equal, 1 differences, 3 could not tell.
-    Reconcile(Client),
+    Reconcile(command::reconcile::ReconcileArgs),
+    /// Everything that waits longer than it may, with who owes what. Exit 0 nothing, 1 something.
+    Stuck(Client),
     /// Studies.
     Study(command::study::StudyArgs),
     /// Reads.
@@ -54,6 +67,16 @@ enum Command {
     Ai(command::registry::AiArgs),
     /// The routing policy.
     Policy(command::policy::PolicyArgs),
+    /// Running processes.
+    Node(command::operations::NodeArgs),
+    /// End a process as SIGTERM does, and wait until it is gone.
+    Drain(command::operations::DrainArgs),
+    /// The level of the store's records.
+    Level(command::operations::LevelArgs),
+    /// The history in SQL.
+    Records(command::records::RecordsArgs),
+    /// Check the store, print it, or begin a new epoch.
+    Store(command::operations::StoreArgs),
 }
 
 /// How to run roles.
@@ -98,11 +121,13 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::States => {
                 output::line(isocenter_domain::states::render().trim_end())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Reconcile(client) => command::reconcile::run(&client).await,
+            Command::Reconcile(args) => command::reconcile::run(args).await,
+            Command::Stuck(client) => command::reconcile::stuck(&client).await,
             Command::Study(args) => command::study::run(args).await,
             Command::Read(args) => command::read::run(args).await,
             Command::Delivery(args) => command::delivery::run(args).await,
@@ -112,6 +137,11 @@ impl Cli {
             Command::Destination(args) => command::registry::destination(args).await,
             Command::Ai(args) => command::registry::ai(args).await,
             Command::Policy(args) => command::policy::run(args).await,
+            Command::Node(args) => command::operations::node(args).await,
+            Command::Drain(args) => command::operations::drain(args).await,
+            Command::Level(args) => command::operations::level(args).await,
+            Command::Records(args) => command::records::run(args).await,
+            Command::Store(args) => command::operations::store(args).await,
         }
     }
 }

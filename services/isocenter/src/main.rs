@@ -1,9 +1,12 @@
 //! `isocenter`: every role, every operator's verb, and the demo, in one binary.
 
+mod bench;
 mod cli;
 mod command;
 mod config;
 mod demo;
+mod directory;
+mod operations;
 mod output;
 mod serve;
 

@@ -86,7 +86,14 @@ fn plain(value: &serde_json::Value) -> String {
 
 /// A constant of an enum of the proto as people write it: `STUDY_STAGE_NOTHING_TO_READ` is nothing-to-read.
 pub fn constant(text: &str) -> Option<String> {
-    const ENUMS: [&str; 4] = ["STUDY_STAGE_", "READ_STATE_", "DELIVERY_STATE_", "AI_RECEIVES_"];
+    const ENUMS: [&str; 6] = [
+        "STUDY_STAGE_",
+        "READ_STATE_",
+        "DELIVERY_STATE_",
+        "DESTINATION_PROTOCOL_",
+        "AI_RECEIVES_",
+        "AI_SERVICE_STATE_",
+    ];
     let name = ENUMS.iter().find_map(|prefix| text.strip_prefix(prefix))?;
     Some(name.to_lowercase().replace('_', "-"))
 }

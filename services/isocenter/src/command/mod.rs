@@ -1,19 +1,27 @@
 //! Operators' verbs. All speak gRPC to a server, never to the store.
 
 pub mod delivery;
+pub mod operations;
 pub mod policy;
 pub mod read;
 pub mod reconcile;
+pub mod records;
 pub mod registry;
 pub mod study;
 
 use anyhow::Result;
+use isocenter_runtime::tls::{self, ClientFiles};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cli::Client;
 
 /// A connection to the server.
 pub async fn connect(client: &Client) -> Result<Channel> {
+    if client.server.starts_with("https://") {
+        let (ca, cert, key) = (client.tls_ca.clone(), client.tls_cert.clone(), client.tls_key.clone());
+        let tls = tls::Client::load(&ClientFiles { ca, cert, key })?;
+        return Ok(tls::channel(&client.server, Some(&tls))?);
+    }
     Ok(Endpoint::from_shared(client.server.clone())?
         .connect_timeout(std::time::Duration::from_secs(5))
         .connect()

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_runtime::config::Period;
 use isocenter_wire::v1::{
-    AiReceives, AiService, DeleteRequest, Destination, ListRequest, Pool, PutRequest, Reader, RegistryEntry,
-    RegistryKind, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
+    AiReceives, AiService, DeleteRequest, Destination, DestinationProtocol, ListRequest, Pool, PutRequest,
+    Reader, RegistryEntry, RegistryKind, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
 };
 
 use super::{connect, pages, request_id};
@@ -120,15 +120,29 @@ struct AddPool {
 struct AddDestination {
     /// The destination's id; a site's own has the site's id.
     id: String,
-    /// Host and port of an HL7 v2 receiver that speaks MLLP.
-    #[arg(long)]
-    hl7: String,
+    #[command(flatten)]
+    way: Way,
     /// MSH-5.
     #[arg(long, default_value = "")]
     receiving_application: String,
     /// MSH-6.
     #[arg(long, default_value = "")]
     receiving_facility: String,
+}
+
+/// How reports get to a destination.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Way {
+    /// Host and port of an HL7 v2 receiver that speaks MLLP.
+    #[arg(long, value_name = "HOST:PORT")]
+    hl7: Option<String>,
+    /// The same within TLS.
+    #[arg(long, value_name = "HOST:PORT")]
+    hl7_tls: Option<String>,
+    /// The destination's own system fetches them by gRPC: ReportDelivery.WatchReports.
+    #[arg(long)]
+    grpc: bool,
 }
 
 #[derive(Args, Debug)]
@@ -181,14 +195,19 @@ pub async fn pool(args: PoolArgs) -> Result<ExitCode> {
 
 /// `isocenter destination`.
 pub async fn destination(args: DestinationArgs) -> Result<ExitCode> {
-    let fields = ["destinationId", "mllp", "receivingApplication", "receivingFacility"];
+    let fields = ["destinationId", "protocol", "mllp", "receivingApplication", "receivingFacility"];
     run(args.verb, args.client, RegistryKind::Destination, &fields, |a| {
+        let (protocol, mllp) = match (a.way.hl7, a.way.hl7_tls) {
+            (Some(address), _) => (DestinationProtocol::Mllp, address),
+            (None, Some(address)) => (DestinationProtocol::MllpOverTls, address),
+            (None, None) => (DestinationProtocol::Grpc, String::new()),
+        };
         Ok(Entry::Destination(Destination {
             destination_id: a.id,
-            mllp: a.hl7,
+            mllp,
             receiving_application: a.receiving_application,
             receiving_facility: a.receiving_facility,
-            ..Default::default()
+            protocol: protocol.into(),
         }))
     })
     .await

@@ -6,12 +6,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
     ArchivedStudy, Event, GetStudyRequest, ListEventsRequest, ListPriorsRequest, ListStudiesRequest,
-    SearchStudiesRequest, Study, StudyStage, WatchStudiesRequest, archive_client::ArchiveClient,
+    ReleaseStudyRequest, SearchStudiesRequest, Study, StudyStage, WatchStudiesRequest, archive_client::ArchiveClient,
     ingestion_client::IngestionClient,
 };
 use tonic::transport::Channel;
 
-use super::{connect, pages};
+use super::{connect, pages, request_id};
 use crate::{cli::Client, output};
 
 const FIELDS: [&str; 7] =
@@ -48,6 +48,14 @@ enum Verb {
         #[arg(long)]
         modality: Option<String>,
     },
+    /// Wait no longer for what nodes still have of a study: it is complete now with what is in blobs.
+    Release {
+        /// Study Instance UID.
+        uid: String,
+        /// Why; kept in the event.
+        #[arg(long)]
+        reason: String,
+    },
     /// Earlier studies of the same patient.
     Priors {
         /// Study Instance UID.
@@ -80,6 +88,11 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
         Verb::Search { modality } => {
             let found = search(ArchiveClient::new(channel), modality.unwrap_or_default()).await?;
             output::many(&found, &ARCHIVED, json)?;
+        }
+        Verb::Release { uid, reason } => {
+            let request = ReleaseStudyRequest { study_instance_uid: uid, reason, request_id: request_id() };
+            let released = IngestionClient::new(channel).release_study(request).await?.into_inner();
+            output::one(&released.study.unwrap_or_default(), json)?;
         }
         Verb::Priors { uid } => {
             let request = ListPriorsRequest { study_instance_uid: uid };
