@@ -110,7 +110,11 @@ impl Comparer {
         if !row.closed {
             // Its last event may still be on its way.
             if !self.on_its_way(&text(key)).await? && !self.records.applied_one(&text(key)).await?.1 {
-                let remedy = Remedy::Person("the store has lost it: restore the store");
+                let remedy = if self.has_head(key).await? {
+                    Remedy::Project
+                } else {
+                    Remedy::Person("the store has lost it: restore the store")
+                };
                 compared.differs(Subject::Study, text(key), "a live record, or closed", "no record", remedy);
             }
         } else if !self.has_head(key).await? {

@@ -75,12 +75,20 @@ impl Comparer {
         order: &Order,
         replayed: &mut BTreeSet<u8>,
     ) -> Result<Option<&'static str>, Error> {
-        let shard = shard_of(key);
-        if replayed.insert(shard) {
-            let mut done = Replayed::default();
-            let mut objects = self.blobs.list(&path::journal_of(shard));
-            while let Some(object) = objects.next().await {
-                self.records.replay_one(&self.blobs, &object?.path, &mut done).await?;
+        let mut shards = BTreeSet::from([shard_of(key)]);
+        if let Some(study) = isocenter_domain::key::parse::<StudyKey>(key)
+            && let Some(head) = last_head(&self.blobs, &study).await?
+        {
+            // What was closed with it may lack in the records without a trace.
+            shards.extend(head.records.iter().map(|(record, _)| shard_of(record)));
+        }
+        for shard in shards {
+            if replayed.insert(shard) {
+                let mut done = Replayed::default();
+                let mut objects = self.blobs.list(&path::journal_of(shard));
+                while let Some(object) = objects.next().await {
+                    self.records.replay_one(&self.blobs, &object?.path, &mut done).await?;
+                }
             }
         }
         if self.shows(key).await? {
@@ -94,7 +102,7 @@ impl Comparer {
             None => self.closed(key, order).await?,
         };
         let Some(first) = entries.first().map(|entry| entry.event.at) else { return Ok(None) };
-        let object = path::journal(shard, first, isocenter_runtime::random::uuid_v7().as_u128());
+        let object = path::journal(shard_of(key), first, isocenter_runtime::random::uuid_v7().as_u128());
         self.blobs.put_new(&object, entries.encode().into()).await?;
         self.records.apply(&self.blobs, &object, &entries).await?;
         Ok(self.shows(key).await?.then_some("journaled again"))

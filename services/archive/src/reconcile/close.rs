@@ -36,7 +36,7 @@ const JOURNAL_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 const MERGE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Records that one transaction removes one by one: each is a delete and an event, and a transaction has room for 128.
-const WHOLE: usize = 60;
+pub(super) const WHOLE: usize = 60;
 
 /// Why a unit is closed.
 const REASON: &str = "read, delivered and journaled";

@@ -6,6 +6,7 @@ use isocenter_domain::{
     id::StudyUid,
     key::{IntakeKey, StudyKey, text},
     record::{
+        RecordKind,
         case::CaseEvent,
         intake::Intake,
         study::{Study, StudyEvent},
@@ -13,6 +14,7 @@ use isocenter_domain::{
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
 use isocenter_runtime::telemetry::trace::link;
+use isocenter_store::Key;
 use isocenter_store::table::{Cause, Change, TableError, Tables, owner_range};
 use isocenter_wire::{
     document::Stored as _,
@@ -20,10 +22,13 @@ use isocenter_wire::{
 };
 use tracing::Instrument as _;
 
-use super::{ACTOR, close::undecodable};
+use super::{
+    ACTOR,
+    close::{WHOLE, undecodable},
+};
 use crate::{
     Error,
-    item::{Item, Kept},
+    item::{Item, Kept, kind},
     metrics::Metrics,
 };
 
@@ -74,9 +79,37 @@ impl Reopener {
         self.restore(key, &head, cause).instrument(span).await
     }
 
+    /// Restores, in as many transactions as it takes, what one has no room for. Broken off, it goes on with what is not
+    /// there yet.
+    async fn restore_before(&self, records: &[&(String, Vec<u8>)], cause: &Cause) -> Result<(), Error> {
+        for part in records.chunks(WHOLE) {
+            let mut change = self.tables.change(cause.clone());
+            let mut any = false;
+            for (record, value) in part {
+                let there = self.tables.kv().get(&Key::new(record.clone())?).await?.is_some();
+                let item = Item::read(record, value).map_err(undecodable("a record of a head"))?;
+                if !there && !matches!(item, Item::Other) {
+                    restore(&mut change, item)?;
+                    any = true;
+                }
+            }
+            if any {
+                change.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn restore(&self, key: &StudyKey, head: &Head, cause: Cause) -> Result<(), Error> {
+        let mut records: Vec<&(String, Vec<u8>)> = head.records.iter().collect();
+        if records.len() > WHOLE {
+            let (core, others): (Vec<_>, Vec<_>) =
+                records.into_iter().partition(|(record, _)| is_core(record));
+            self.restore_before(&others, &cause).await?;
+            records = core;
+        }
         let mut change = self.tables.change(cause);
-        for (record, value) in &head.records {
+        for (record, value) in records {
             let item = Item::read(record, value).map_err(undecodable("a record of a head"))?;
             restore(&mut change, item)?;
         }
@@ -91,6 +124,11 @@ impl Reopener {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Studies, plans and cases come back in one transaction, the last: until then the unit is still closed to everybody.
+fn is_core(record: &str) -> bool {
+    matches!(kind(record), Some(RecordKind::Study | RecordKind::Plan | RecordKind::Case))
 }
 
 /// Restores one record under its own key, its counter going on after its last event, which closed it.

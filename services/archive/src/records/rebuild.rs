@@ -232,10 +232,8 @@ impl Records {
             sqlx::raw_sql(AssertSqlSafe(attach)).execute(&mut *guard).await?;
         }
         let exchanged = async {
-            let mut tx = match self.dialect {
-                Dialect::Sqlite => guard.begin_with("BEGIN IMMEDIATE").await?,
-                Dialect::Postgres => guard.begin().await?,
-            };
+            // Not at once for writing: SQLite would lock the other file too, to which the last objects are still applied.
+            let mut tx = guard.begin().await?;
             take_every_turn(&mut tx).await?;
             let rows = sqlx::query("SELECT object FROM rebuild_tail ORDER BY object");
             for row in rows.fetch_all(&mut *tx).await? {
