@@ -12,7 +12,7 @@ REQUIREMENTS := tests/e2e/python/requirements.txt
 # nextest where the machine has it, else the runner that comes with cargo: both run the same tests.
 RUN_TESTS = cargo $(if $(shell cargo nextest --version 2>/dev/null),nextest run,test --tests) --locked --no-fail-fast
 
-.PHONY: help setup build run test lint fmt e2e proto packages
+.PHONY: help setup build run test lint fmt e2e chaos bench proto packages
 
 help: ## list the verbs
 	sed -nE 's/^([a-z0-9]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -40,6 +40,13 @@ fmt: $(PYTHON) ## format the Rust code and the protos
 
 e2e: setup build ## only the end-to-end tests: the real binary, etcd and peers that nobody here wrote
 	$(RUN_TESTS) -p isocenter-tests-e2e
+
+chaos: setup build ## every fault on real clusters, many seeds; ARGS="--seeds 20 --seconds 60" or names of plays
+	cargo run --locked -p isocenter-tests-chaos -- $(ARGS)
+
+bench: packages $(PROTOC) ## measure against etcd and the aims; one table, some ten minutes
+	cargo build --release --locked -p isocenter -p isocenter-bench
+	target/release/isocenter-bench all
 
 proto: $(PYTHON) ## lint the protos and check their format
 	$(VENV)/bin/buf lint proto

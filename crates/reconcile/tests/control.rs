@@ -260,7 +260,7 @@ async fn a_process_works_on_its_own_shards_and_takes_over_what_becomes_its_own()
     }
     // The shares move: 1 is forgotten though its time was set, 3 and 4 are found by listing.
     share.0.send_replace(|shard| shard >= 3);
-    let mut seen = vec![bench.runs.recv().await.unwrap(), bench.runs.recv().await.unwrap()];
+    let mut seen = [bench.runs.recv().await.unwrap(), bench.runs.recv().await.unwrap()];
     seen.sort_unstable();
     assert_eq!(seen.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [3, 4]);
     assert!(seen[1].1 < Time::ZERO.plus(Duration::from_secs(60)), "at once, not by the resync");

@@ -22,14 +22,14 @@ pub struct Client {
     #[arg(long, env = "ISOCENTER_SERVER", default_value = "http://127.0.0.1:8080", global = true)]
     pub server: String,
     /// The authorities of an https server, PEM.
-    #[arg(long, env = "ISOCENTER_CLIENT_CA", default_value = "", global = true, hide_default_value = true)]
-    pub tls_ca: PathBuf,
+    #[arg(long, env = "ISOCENTER_CLIENT_CA", global = true)]
+    pub tls_ca: Option<PathBuf>,
     /// Our certificate, PEM: who we are, O=<tenant>, OU=operator, CN=<name>.
-    #[arg(long, env = "ISOCENTER_CLIENT_CERT", default_value = "", global = true, hide_default_value = true)]
-    pub tls_cert: PathBuf,
+    #[arg(long, env = "ISOCENTER_CLIENT_CERT", global = true)]
+    pub tls_cert: Option<PathBuf>,
     /// Its private key, PEM.
-    #[arg(long, env = "ISOCENTER_CLIENT_KEY", default_value = "", global = true, hide_default_value = true)]
-    pub tls_key: PathBuf,
+    #[arg(long, env = "ISOCENTER_CLIENT_KEY", global = true)]
+    pub tls_key: Option<PathBuf>,
     /// Print JSON: lists as one array of the proto's JSON form.
     #[arg(long, global = true)]
     pub json: bool,

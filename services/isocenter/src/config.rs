@@ -407,19 +407,25 @@ fn help(path: &str) -> &'static str {
         "cell" => "The cell that the store is",
         "tenant" => "The tenant of callers on loopback",
         "dicom.listen" => "Where DICOM is received",
-        "dicom.tls_listen" => "Where DICOM is received over TLS besides, such as 0.0.0.0:2762; nowhere where absent",
+        "dicom.tls_listen" => {
+            "Where DICOM is received over TLS besides, such as 0.0.0.0:2762; nowhere where absent"
+        }
         "dicom.ae_title" => "The called AE title; * takes any",
         "dicom.max_pdu" => "The longest PDU taken",
         "dicom.max_associations" => "Associations at once; more are asked to come again",
         "dicom.artim" => "How long an association may take to be requested",
         "dicom.idle" => "How long an association may be silent",
-        "dicom.max_pending" => "Beyond this many instances that wait for blobs or the store further ones are refused (A700)",
+        "dicom.max_pending" => {
+            "Beyond this many instances that wait for blobs or the store further ones are refused (A700)"
+        }
         "dicom.ack" => "What a success stands for: spool (on this node's disk) or blobs (there besides)",
         "dicom.min_free" => "Below this free space instances are refused for now (A700)",
         "listen" => "gRPC and /metrics; plaintext, so loopback only",
         "health" => "grpc.health.v1 and /healthz",
         "advertise" => "What other roles and AI vendors dial, host:port; the bound address where empty",
-        "tls.cert" => "Our certificate and its chain, PEM; O=<tenant>, OU=node, CN=<name>; for server and client",
+        "tls.cert" => {
+            "Our certificate and its chain, PEM; O=<tenant>, OU=node, CN=<name>; for server and client"
+        }
         "tls.key" => "The private key of tls.cert, PEM",
         "tls.client_ca" => "The authorities of callers and of our other processes, PEM",
         "tls.crl" => "Revocation lists of those authorities, PEM; none where empty",
@@ -437,7 +443,9 @@ fn help(path: &str) -> &'static str {
         "etcd.key" => "The private key of etcd.cert, PEM",
         "etcd.user" => "A user of etcd; not needed where etcd.cert names one",
         "etcd.password_file" => "A file with the password of etcd.user",
-        "etcd.quota" => "The members' --quota-backend-bytes: at half of it the alarm is raised, at 70 % intake is refused",
+        "etcd.quota" => {
+            "The members' --quota-backend-bytes: at half of it the alarm is raised, at 70 % intake is refused"
+        }
         "study.quiet_period" => "A study is whole when no image came for this long; a site may say otherwise",
         "study.max_assembly" => "The longest that assembling may take; a site may say otherwise",
         "secret_file" => "The network's secret, 32 bytes, the same on all nodes; made where absent",

@@ -164,7 +164,15 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         drop(presence);
     });
     drop(starting);
-    Ok(Running { dicom, dicom_tls, listen, health, readiness, metrics: shared.metrics, tables: shared.tables })
+    Ok(Running {
+        dicom,
+        dicom_tls,
+        listen,
+        health,
+        readiness,
+        metrics: shared.metrics,
+        tables: shared.tables,
+    })
 }
 
 /// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that
@@ -195,7 +203,10 @@ async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<
         if let (Some(kv), Some(text)) = (reached, remembered)
             && let Some(tables) = Tables::resume(kv, Arc::clone(&clock), cell, secret, &text)?
         {
-            tracing::warn!(error = task::chain(&e), "the store is away; receives into the spool until it is back");
+            tracing::warn!(
+                error = task::chain(&e),
+                "the store is away; receives into the spool until it is back"
+            );
             return Ok(tables);
         }
         let e = anyhow::Error::new(e).context(format!("cannot use the store {}", config.store));
@@ -329,7 +340,11 @@ fn ai_dispatch(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> 
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
         secret: shared.secret.clone(),
-        fetch_address: format!("{}://{}", if shared.tls.is_some() { "https" } else { "http" }, shared.advertise),
+        fetch_address: format!(
+            "{}://{}",
+            if shared.tls.is_some() { "https" } else { "http" },
+            shared.advertise
+        ),
         tls: shared.tls.as_ref().map(Tls::outside),
     };
     let service = isocenter_ai_dispatch::Service::build(config.ai.clone(), deps)?;

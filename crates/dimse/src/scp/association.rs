@@ -62,7 +62,7 @@ impl From<ChannelError> for End {
 }
 
 /// The time that is left until a connection must be an association (ARTIM, PS3.8 §9.1.5).
-type Artim = Pin<Box<Sleep>>;
+pub(crate) type Artim = Pin<Box<Sleep>>;
 
 /// Serves one connection to its end, its handshake first where the listener speaks TLS.
 pub(crate) async fn arrive(acceptor: &Acceptor, stream: TcpStream, address: SocketAddr) {
@@ -92,7 +92,7 @@ pub(crate) async fn arrive(acceptor: &Acceptor, stream: TcpStream, address: Sock
 }
 
 /// Serves one connection to its end. Every error is handled and logged here.
-async fn serve<S>(
+pub(crate) async fn serve<S>(
     acceptor: &Acceptor,
     stream: S,
     address: SocketAddr,

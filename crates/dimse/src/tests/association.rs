@@ -55,7 +55,10 @@ fn connect(recorder: &Recorder, change: impl FnOnce(&mut Config)) -> Client {
     // More than one PDU, so that neither side waits for the other to read in the middle of one.
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let mut served = tokio::task::JoinSet::new();
-    served.spawn(async move { serve(&acceptor, theirs, ADDRESS).await });
+    served.spawn(async move {
+        let artim = Box::pin(tokio::time::sleep(acceptor.config.artim));
+        serve(&acceptor, theirs, ADDRESS, None, artim).await;
+    });
     Client { stream: ours, buffer: BytesMut::new(), served, drain, stop }
 }
 

@@ -1,7 +1,10 @@
 //! The records made again from the journal, and their tables' versions.
 
 use futures::StreamExt as _;
-use isocenter_domain::{Kind, Kinded as _, record::study::Study};
+use isocenter_domain::{
+    Kind, Kinded as _,
+    record::study::{Facts, Study},
+};
 use isocenter_wire::v1::{self, archive_server::Archive as _};
 
 use super::fixture::{Fixture, Given, asked};
@@ -51,8 +54,11 @@ async fn what_happens_while_the_records_are_made_again_is_in_them() {
     let key = fixture.delivered(&Given::default()).await;
     fixture.drain().await;
     let going_on = async {
-        for revision in 2..40 {
-            fixture.update::<Study>(&key, "touched", |study| Study { revision, ..study }).await;
+        for images in 2..40 {
+            let counted = |study: Study| Facts { images, ..study.facts };
+            fixture
+                .update::<Study>(&key, "touched", |study| Study { facts: counted(study.clone()), ..study })
+                .await;
             fixture.drain().await;
         }
     };

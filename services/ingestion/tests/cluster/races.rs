@@ -147,18 +147,7 @@ async fn race(seed: u64) {
     let study = world.whole(&key, &wanted).await;
     world.store.set(Faults::default());
 
-    // What a revision has, every later one has; and one instance is under its UID, whoever merged.
-    let mut before = BTreeSet::new();
-    for revision in 1..=study.revision {
-        let manifest = world.manifest(&key, revision).await;
-        let paths = |m: &Manifest| -> BTreeSet<_> {
-            m.images.instances().map(|(_, _, i)| (i.instance.clone(), i.sha256)).collect()
-        };
-        let now = paths(&manifest);
-        assert!(now.is_superset(&before), "revision {revision} lost an instance");
-        before = now;
-    }
-    assert_eq!(before.len(), files.len());
+    all_kept(&world, &key, &study, files.len()).await;
     for place in &*places {
         let id = place.lock().id.clone();
         wait_for("settled accounts", PATIENCE, async || {
@@ -170,6 +159,21 @@ async fn race(seed: u64) {
     for place in places {
         place.into_inner().stop().await;
     }
+}
+
+/// What a revision has, every later one has; and one instance is under its UID, whoever merged.
+async fn all_kept(world: &World, key: &StudyKey, study: &Study, count: usize) {
+    let mut before = BTreeSet::new();
+    for revision in 1..=study.revision {
+        let manifest = world.manifest(key, revision).await;
+        let paths = |m: &Manifest| -> BTreeSet<_> {
+            m.images.instances().map(|(_, _, i)| (i.instance.clone(), i.sha256)).collect()
+        };
+        let now = paths(&manifest);
+        assert!(now.is_superset(&before), "revision {revision} lost an instance");
+        before = now;
+    }
+    assert_eq!(before.len(), count);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Operators' verbs. All speak gRPC to a server, never to the store.
 
+pub mod ai;
 pub mod delivery;
 pub mod operations;
 pub mod policy;
@@ -8,6 +9,8 @@ pub mod reconcile;
 pub mod records;
 pub mod registry;
 pub mod study;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use isocenter_runtime::tls::{self, ClientFiles};
@@ -18,8 +21,13 @@ use crate::cli::Client;
 /// A connection to the server.
 pub async fn connect(client: &Client) -> Result<Channel> {
     if client.server.starts_with("https://") {
-        let (ca, cert, key) = (client.tls_ca.clone(), client.tls_cert.clone(), client.tls_key.clone());
-        let tls = tls::Client::load(&ClientFiles { ca, cert, key })?;
+        let given = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
+        let files = ClientFiles {
+            ca: given(&client.tls_ca),
+            cert: given(&client.tls_cert),
+            key: given(&client.tls_key),
+        };
+        let tls = tls::Client::load(&files)?;
         return Ok(tls::channel(&client.server, Some(&tls))?);
     }
     Ok(Endpoint::from_shared(client.server.clone())?

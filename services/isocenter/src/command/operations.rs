@@ -113,7 +113,8 @@ pub async fn node(args: NodeArgs) -> Result<ExitCode> {
     let channel = connect(&args.client).await?;
     match args.verb {
         NodeVerb::List => {
-            let nodes = OperationsClient::new(channel).list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
+            let nodes =
+                OperationsClient::new(channel).list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
             output::many(&nodes, &["role", "nodeId", "address", "level", "version"], args.client.json)?;
         }
         NodeVerb::Release { id, reason } => release(channel, &id, &reason, args.client.json).await?,
@@ -189,7 +190,9 @@ pub async fn store(args: StoreArgs) -> Result<ExitCode> {
             } else {
                 output::many(&found.counts, &["kind", "records"], false)?;
                 let (outbox, leased, future) = (found.outbox, found.leased, found.future.len());
-                output::note(&format!("{outbox} events wait, {leased} keys are leased, {future} records are of the future"));
+                output::note(&format!(
+                    "{outbox} events wait, {leased} keys are leased, {future} records are of the future"
+                ));
                 output::many(&found.faults, &["key", "what"], false)?;
             }
             return Ok(if found.fault_count == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });

@@ -75,7 +75,8 @@ pub async fn stuck(client: &Client) -> Result<ExitCode> {
     let stuck = pages(|page_token| {
         let mut archive = archive.clone();
         async move {
-            let page = archive.list_stuck(ListStuckRequest { page_size: 1000, page_token }).await?.into_inner();
+            let page =
+                archive.list_stuck(ListStuckRequest { page_size: 1000, page_token }).await?.into_inner();
             Ok((page.stuck, page.next_page_token))
         }
     })

@@ -56,13 +56,13 @@ pub struct DestinationArgs {
 #[derive(Args, Debug)]
 pub struct AiArgs {
     #[command(subcommand)]
-    verb: Verb<AddAi>,
+    verb: super::ai::Verb<Verb<AddAi>>,
     #[command(flatten)]
     client: Client,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb<A: Args> {
+pub(super) enum Verb<A: Args> {
     /// Create or replace an entry.
     Add(A),
     /// Every entry.
@@ -216,7 +216,12 @@ pub async fn destination(args: DestinationArgs) -> Result<ExitCode> {
 /// `isocenter ai`.
 pub async fn ai(args: AiArgs) -> Result<ExitCode> {
     let fields = ["serviceId", "address", "receives", "maxConcurrency"];
-    run(args.verb, args.client, RegistryKind::AiService, &fields, |a| {
+    let verb = match args.verb {
+        super::ai::Verb::Registry(verb) => verb,
+        super::ai::Verb::Health => return super::ai::health(&args.client).await,
+        super::ai::Verb::Check(check) => return super::ai::check(check).await,
+    };
+    run(verb, args.client, RegistryKind::AiService, &fields, |a| {
         let receives = if a.receives_original { AiReceives::Original } else { AiReceives::Unspecified };
         Ok(Entry::AiService(AiService {
             service_id: a.id,

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
     ArchivedStudy, Event, GetStudyRequest, ListEventsRequest, ListPriorsRequest, ListStudiesRequest,
-    ReleaseStudyRequest, SearchStudiesRequest, Study, StudyStage, WatchStudiesRequest, archive_client::ArchiveClient,
-    ingestion_client::IngestionClient,
+    ReleaseStudyRequest, SearchStudiesRequest, Study, StudyStage, WatchStudiesRequest,
+    archive_client::ArchiveClient, ingestion_client::IngestionClient,
 };
 use tonic::transport::Channel;
 
@@ -16,6 +16,7 @@ use crate::{cli::Client, output};
 
 const FIELDS: [&str; 7] =
     ["studyInstanceUid", "stage", "siteId", "modalities", "bodyPart", "instanceCount", "completeAt"];
+const EVENTS: [&str; 5] = ["at", "event", "actor", "reason", "key"];
 const ARCHIVED: [&str; 6] = ["studyInstanceUid", "siteId", "modalities", "studyDate", "closed", "reportIds"];
 
 /// Studies.
@@ -37,6 +38,11 @@ enum Verb {
     },
     /// One study and what happened to it.
     Show {
+        /// Study Instance UID.
+        uid: String,
+    },
+    /// What happened to a study and everything about it, oldest first.
+    Events {
         /// Study Instance UID.
         uid: String,
     },
@@ -81,8 +87,11 @@ pub async fn run(args: StudyArgs) -> Result<ExitCode> {
                 output::one(&serde_json::json!({ "study": study, "events": events }), true)?;
             } else {
                 output::one(&study, false)?;
-                output::many(&events, &["at", "event", "actor", "reason", "key"], false)?;
+                output::many(&events, &EVENTS, false)?;
             }
+        }
+        Verb::Events { uid } => {
+            output::many(&events(ArchiveClient::new(channel), uid).await?, &EVENTS, json)?;
         }
         Verb::Watch => watch(IngestionClient::new(channel), json).await?,
         Verb::Search { modality } => {

@@ -120,7 +120,7 @@ mod tests {
         let index = Index::default();
         assert_eq!(index.apply(&key(1), Some(&pending)), Some(lane.clone()));
         assert_eq!(index.apply(&key(2), Some(&pending)), Some(lane.clone()));
-        assert_eq!(index.lanes_to(&tenant, &"ris".parse().unwrap()), [lane.clone()]);
+        assert_eq!(index.lanes_to(&tenant, &"ris".parse().unwrap()), std::slice::from_ref(&lane));
         assert_eq!(index.lanes_to(&tenant, &"emr".parse().unwrap()), []);
         assert_eq!(index.first_signed(&lane), Some(Time(5)));
         assert_eq!(index.first_cases(&lane, 4), BTreeSet::from([case.clone()]));

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use isocenter_domain::record::registry::Via;
 use isocenter_runtime::tls::{Client, ClientFiles};
-use isocenter_testkit::pki::{Pair, Pki, Usage, Validity};
+use isocenter_testkit::{Pair, Pki, Usage, Validity};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},

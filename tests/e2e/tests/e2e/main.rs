@@ -13,7 +13,7 @@ mod interop;
 mod network;
 mod privacy;
 mod real_input;
-mod security;
 mod receiving;
+mod security;
 mod telemetry;
 mod vendor;

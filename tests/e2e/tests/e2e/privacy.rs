@@ -128,7 +128,7 @@ async fn search(bench: &Bench, patient: &str, authority: &str, accession: &str) 
     let by_accession =
         SearchStudiesRequest { accession_number: accession.into(), ..SearchStudiesRequest::default() };
     archive.search_studies(by_accession).await.unwrap();
-    let wrong = GetStudyRequest { study_instance_uid: patient.into(), ..GetStudyRequest::default() };
+    let wrong = GetStudyRequest { study_instance_uid: patient.into() };
     IngestionClient::new(bench.server.channel()).get_study(wrong).await.unwrap_err();
 }
 

@@ -507,6 +507,7 @@ impl Roles {
                 shares: Shares::all(),
                 blobs: self.blobs.clone(),
                 metrics: self.metrics.clone(),
+                tls: None,
                 tasks: self.tasks.clone(),
             },
         )

@@ -149,7 +149,8 @@ impl Bench {
         let mut last = None;
         let agreed = async {
             loop {
-                let answer = client.reconcile(ReconcileRequest {}).await.map(tonic::Response::into_inner);
+                let answer =
+                    client.reconcile(ReconcileRequest::default()).await.map(tonic::Response::into_inner);
                 let agrees = answer.as_ref().is_ok_and(|answer| agrees(answer, studies));
                 last = Some(answer);
                 if agrees {
