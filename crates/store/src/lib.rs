@@ -18,6 +18,7 @@ pub mod kv;
 pub mod members;
 mod open;
 pub mod reflector;
+mod restore;
 pub mod session;
 pub mod space;
 pub mod table;
@@ -29,3 +30,4 @@ pub use kv::{
     Txn, TxnAnswer, Usage, WatchItem, WatchStream, list_all,
 };
 pub use open::{open, open_with};
+pub use restore::Restored;

@@ -11,6 +11,7 @@ mod demo;
 mod durability;
 mod interop;
 mod network;
+mod operator;
 mod privacy;
 mod real_input;
 mod receiving;
