@@ -28,7 +28,7 @@ use crate::{
     Error, Key, KeyValue, Listing, Page, Range, Revision,
     kv::LIST_PAGE,
     members::NODES,
-    table::{Stored, TableError, Tables, decoded, parse_outbox_key, store_key},
+    table::{Stored, TableError, Tables, decoded, era_of, is_era, parse_outbox_key, store_key},
 };
 
 /// Problems that are told one by one; the others are counted.
@@ -116,7 +116,9 @@ fn json(kv: &KeyValue) -> String {
         Some("presence") if kv.key.as_str().starts_with(NODES) => {
             Node::decode(&kv.value).and_then(|node| node.json())
         }
-        Some("presence" | "leader" | "meta") => Ok(wire::text_json(&String::from_utf8_lossy(&kv.value))),
+        Some("presence" | "leader" | "meta" | "journaled") => {
+            Ok(wire::text_json(&String::from_utf8_lossy(&kv.value)))
+        }
         Some(_) | None => wire::record_json(&kv.value),
     };
     shown.unwrap_or_else(|e| wire::text_json(&format!("cannot be shown: {e}")))
@@ -175,6 +177,8 @@ impl Look {
             }
             "presence" | "leader" => {}
             "outbox" => self.event(kv),
+            // What it names is in blobs and the archive's affair.
+            "journaled" => {}
             kind => match RecordKind::parse(kind) {
                 Some(kind) => self.record(kind, kv, ours),
                 None => self.problem(&kv.key, "is a key of nothing that is known"),
@@ -183,10 +187,16 @@ impl Look {
     }
 
     fn meta(&mut self, kv: &KeyValue) {
-        let number = std::str::from_utf8(&kv.value).is_ok_and(|text| text.parse::<u64>().is_ok());
+        let text = String::from_utf8_lossy(&kv.value);
         match kv.key.as_str() {
-            "meta/epoch" | "meta/level" if !number => self.problem(&kv.key, "is not a number"),
-            "meta/epoch" | "meta/level" | "meta/epoch_reason" | "meta/key_check" => {}
+            "meta/epoch" => match era_of(&text) {
+                // Without its era, nothing would ever be written in it.
+                Some(era) => self.named.extend(era.map(|era| (era.to_string(), kv.key.to_string()))),
+                None => self.problem(&kv.key, "is not a number and a name"),
+            },
+            "meta/level" if text.parse::<u64>().is_err() => self.problem(&kv.key, "is not a number"),
+            "meta/level" | "meta/epoch_reason" | "meta/key_check" => {}
+            era if is_era(&kv.key) => drop(self.seqs.insert(era.to_owned(), 0)),
             _ => self.problem(&kv.key, "is a key of nothing that is known"),
         }
     }

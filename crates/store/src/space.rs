@@ -2,6 +2,9 @@
 //!
 //! A store that is full refuses every change, and work in progress with it. So what brings new work stops while there is
 //! still room to finish the old: above 70 % of the quota no study is taken in. From 50 % on somebody has to know.
+//!
+//! A file that has grown once does not shrink, and what is free within it is used again: one that is mostly free room after
+//! a compaction stops nobody before 90 %. The rest is for what grows faster than it is compacted.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -24,7 +27,8 @@ pub enum Pressure {
     Ok,
     /// Half of the quota is used: somebody has to look while there is time.
     High,
-    /// Above 70 % of the quota, or the store has refused a change for want of space: nothing new is to be taken in.
+    /// Nothing new is to be taken in: above 70 % of the quota, with at least half of the quota live; above 90 %, whatever is
+    /// live; or the store has refused a change for want of space.
     Full,
 }
 
@@ -32,12 +36,13 @@ impl Pressure {
     /// What a usage means.
     #[must_use]
     pub fn of(usage: &Usage) -> Self {
-        let percent = |n: u64| u128::from(usage.used) * 100 >= u128::from(usage.quota) * u128::from(n);
+        let percent = |bytes: u64, n: u64| u128::from(bytes) * 100 >= u128::from(usage.quota) * u128::from(n);
+        let used = |n| percent(usage.used, n);
         match usage {
             Usage { no_space: true, .. } => Self::Full,
             Usage { quota: 0, .. } => Self::Ok,
-            Usage { .. } if percent(70) => Self::Full,
-            Usage { .. } if percent(50) => Self::High,
+            Usage { .. } if used(90) || used(70) && percent(usage.live, 50) => Self::Full,
+            Usage { .. } if used(50) => Self::High,
             Usage { .. } => Self::Ok,
         }
     }
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn half_is_high_seventy_percent_is_full_and_so_is_a_refusal() {
-        let of = |used: u64, no_space: bool| Pressure::of(&Usage { used, live: 0, quota: 1_000, no_space });
+        let of =
+            |used: u64, no_space: bool| Pressure::of(&Usage { used, live: used, quota: 1_000, no_space });
         assert_eq!(
             (of(0, false), of(499, false), of(500, false)),
             (Pressure::Ok, Pressure::Ok, Pressure::High)
@@ -148,5 +154,15 @@ mod tests {
         let none = Usage { used: 5, live: 5, quota: 0, no_space: false };
         assert_eq!(Pressure::of(&none), Pressure::Ok, "no quota is known");
         assert_eq!(Space::unlimited().pressure(), Pressure::Ok);
+    }
+
+    #[test]
+    fn a_file_of_free_room_stops_nobody_until_it_is_nearly_as_large_as_it_may_be() {
+        let of = |used: u64, live: u64| Pressure::of(&Usage { used, live, quota: 1_000, no_space: false });
+        assert_eq!((of(700, 499), of(700, 500)), (Pressure::High, Pressure::Full));
+        assert_eq!((of(899, 10), of(900, 10)), (Pressure::High, Pressure::Full));
+        assert_eq!(of(499, 499), Pressure::Ok);
+        let refuses = Usage { used: 0, live: 0, quota: 1_000, no_space: true };
+        assert_eq!(Pressure::of(&refuses), Pressure::Full);
     }
 }

@@ -1,9 +1,11 @@
 //! Records over the store: typed load, list and change.
 //!
 //! A change is one transaction: it compares every record it rests on, puts each record with its next change counter, and
-//! puts one outbox event for each. All compare `meta/epoch`, so that nothing of an epoch that is over is written.
+//! puts one outbox event for each. All compare `meta/epoch` and its era, so that nothing of an epoch that is
+//! over is written.
 
 mod change;
+mod epoch;
 mod gather;
 mod meta;
 mod mirror;
@@ -23,8 +25,10 @@ use isocenter_wire::{
     record::{self as wire, Head, Stored as Storable},
 };
 
-use self::meta::Levels;
+use self::{epoch::Epoch, meta::Levels};
 use crate::{Error, Key, KeyValue, Kv, Range, Revision, kv};
+
+pub(crate) use epoch::{era_of, is_era};
 
 pub use change::{Cause, Change, parse_outbox_key};
 pub use gather::gather;
@@ -86,8 +90,8 @@ impl From<Error> for TableError {
 pub struct Tables {
     kv: Arc<dyn Kv>,
     clock: Arc<Clocked>,
-    /// The revision of `meta/epoch` when this process began.
-    epoch: Revision,
+    /// The store's epoch when this process began.
+    epoch: Epoch,
     levels: Arc<Levels>,
 }
 

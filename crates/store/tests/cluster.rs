@@ -225,6 +225,52 @@ async fn after_a_snapshot_was_put_back_nothing_of_the_old_epoch_is_written() {
     new_tasks.drain(PATIENCE).await;
 }
 
+/// One snapshot put back twice: the second epoch has the number and the revision of the first.
+#[tokio::test]
+async fn who_joined_after_a_restore_is_refused_after_the_same_restore_again() {
+    let mut cluster = EtcdCluster::start(1);
+    create(&tables(&etcd(&cluster.endpoints()).await).await, 1).await.unwrap();
+    let snapshot = cluster.snapshot();
+    let mut begun = Vec::new();
+    let mut survivor = None;
+    for restore in 1..=2 {
+        cluster.restore(&snapshot);
+        let kv = etcd(&cluster.endpoints()).await;
+        let tool = tables(&kv).await;
+        assert_eq!(tool.bump_epoch("restored from a snapshot").await.unwrap(), 2);
+        begun.push(kv.get(&key("meta/epoch")).await.unwrap().unwrap());
+        if restore == 1 {
+            let joined = tables(&kv).await;
+            let (members, tasks) = process(&joined, "a");
+            members.registered().await;
+            create(&joined, 2).await.unwrap();
+            survivor = Some((joined, tasks));
+        }
+    }
+    assert_eq!(begun[0].mod_revision, begun[1].mod_revision, "else this shows nothing");
+
+    let (survivor, tasks) = survivor.unwrap();
+    wait_for("an answer", PATIENCE, || async {
+        matches!(create(&survivor, 50).await, Ok(()) | Err(TableError::Conflict))
+    })
+    .await;
+    let now = tables(&etcd(&cluster.endpoints()).await).await;
+    let study = StudyKey { tenant: "t".parse().unwrap(), study: "1.2.50".parse().unwrap() };
+    assert_eq!(now.load::<Study>(&study).await.unwrap(), None, "it was refused");
+    wait_for("the survivor's end", PATIENCE, || async { tasks.failure().is_some() }).await;
+    let failure = chain(&*tasks.failure().unwrap());
+    assert!(failure.contains("epoch 2"), "{failure}");
+    create(&now, 50).await.unwrap();
+    let report = check(&now).await.unwrap();
+    assert_eq!(report.found, 0, "{report:?}");
+    tasks.drain(Duration::from_secs(1)).await;
+}
+
+/// etcd's own client waits for ever: a call that reaches a member as it dies would never end.
+fn bounded() -> ConnectOptions {
+    ConnectOptions::new().with_timeout(Duration::from_secs(3)).with_connect_timeout(Duration::from_secs(1))
+}
+
 #[tokio::test]
 async fn membership_outlives_a_lost_quorum_and_a_replaced_member() {
     let mut cluster = EtcdCluster::start(3);
@@ -243,15 +289,26 @@ async fn membership_outlives_a_lost_quorum_and_a_replaced_member() {
     wait_for("writes", PATIENCE, || async { try_put(&*kv).await.is_ok() }).await;
 
     // One member is lost with its disk, removed, and added again without data.
-    let mut admin = Client::connect(cluster.endpoints(), None).await.unwrap();
+    let mut admin = Client::connect(cluster.endpoints(), Some(bounded())).await.unwrap();
     let members = admin.member_list().await.unwrap();
-    let lost = members.members().iter().find(|m| m.name() == "m0").unwrap();
+    let lost = members.members().iter().find(|m| m.name() == "m0").unwrap().clone();
     cluster.kill(0);
-    let mut admin = Client::connect(&cluster.endpoints()[1..], None).await.unwrap();
-    admin.member_remove(lost.id()).await.unwrap();
+    let admin = Client::connect(&cluster.endpoints()[1..], Some(bounded())).await.unwrap();
+    wait_for("the member removed", PATIENCE, || {
+        let (mut admin, id) = (admin.clone(), lost.id());
+        async move {
+            // What an answer that was lost says, the list says too.
+            drop(admin.member_remove(id).await);
+            admin.member_list().await.is_ok_and(|list| list.members().iter().all(|m| m.id() != id))
+        }
+    })
+    .await;
     wait_for("the member added", PATIENCE, || {
-        let mut admin = admin.clone();
-        async move { admin.member_add(lost.peer_urls().to_vec(), None).await.is_ok() }
+        let (mut admin, urls) = (admin.clone(), lost.peer_urls().to_vec());
+        async move {
+            drop(admin.member_add(urls.clone(), None).await);
+            admin.member_list().await.is_ok_and(|list| list.members().iter().any(|m| m.peer_urls() == urls))
+        }
     })
     .await;
     cluster.renew(0);

@@ -57,7 +57,7 @@ pub struct Change<'a> {
 impl<'a> Change<'a> {
     pub(super) fn new(tables: &'a Tables, cause: Cause) -> Self {
         let now = tables.clock().now();
-        Self { tables, cause, now, compare: vec![tables.epoch()], ops: Vec::new(), anchor: None }
+        Self { tables, cause, now, compare: tables.epoch().to_vec(), ops: Vec::new(), anchor: None }
     }
 
     /// The time that this change bears; use it for the transition too.

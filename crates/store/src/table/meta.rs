@@ -2,7 +2,8 @@
 //!
 //! The **level** says which records may be in the store: it is raised by command, once every process knows the new one.
 //! The **epoch** says which history this is: it changes when the store was restored or rebuilt, and whoever is of another
-//! epoch writes nothing and stops.
+//! epoch writes nothing and stops. It has a key of its own beside it, its era, so that a snapshot that is put back twice
+//! begins two epochs.
 
 use std::sync::{
     Arc,
@@ -14,7 +15,7 @@ use isocenter_runtime::{clock::Clock, secret::Secret};
 use isocenter_wire::{node::Node, record::LEVEL};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clocked, Tables, resume::key_check};
+use super::{Clocked, Tables, epoch::Epoch, resume::key_check};
 use crate::{
     Compare, Error, Key, KeyValue, Kv, Op, Range, Revision, Txn,
     kv::list_all,
@@ -42,7 +43,7 @@ pub enum MetaError {
     /// The store has begun another epoch: it was restored or rebuilt.
     #[error("the store has begun epoch {now} and this process is of another: start it again")]
     Epoch {
-        /// The store's epoch.
+        /// The store's epoch: its number, and the name of its era.
         now: String,
     },
     /// Another network's secret.
@@ -142,17 +143,18 @@ impl Tables {
     ) -> Result<Self, MetaError> {
         let check = key_check(secret, &cell);
         let level = ours.to_string();
-        for (key, value) in [("epoch", "1"), ("level", level.as_str()), ("key_check", check.as_str())] {
-            let key = meta(key);
-            let put = Op::put(&key, value.to_owned());
-            kv.txn(Txn::when(vec![Compare::absent(&key)], vec![put])).await?;
+        let one = |key, value: &str| (key, vec![Op::put(&meta(key), value.to_owned())]);
+        let first = ("epoch", Epoch::begin(1).to_vec());
+        for (key, puts) in [first, one("level", &level), one("key_check", &check)] {
+            kv.txn(Txn::when(vec![Compare::absent(&meta(key))], puts)).await?;
         }
         if text(&*kv, "key_check").await?.0 != check {
             return Err(MetaError::Secret);
         }
         let levels = Levels { ours, stored: AtomicU32::new(ours) };
         levels.note(level_of(&text(&*kv, "level").await?.0)?)?;
-        let epoch = text(&*kv, "epoch").await?.1;
+        let (epoch, since) = text(&*kv, "epoch").await?;
+        let epoch = Epoch::parse(epoch, since)?;
         Ok(Self { kv, clock: Arc::new(Clocked { clock, cell }), epoch, levels: Arc::new(levels) })
     }
 
@@ -169,9 +171,12 @@ impl Tables {
         self.levels.ours
     }
 
-    /// Holds as long as the store is of the epoch in which this process began.
-    pub(crate) fn epoch(&self) -> Compare {
-        Compare::unchanged(&meta("epoch"), self.epoch)
+    /// Hold as long as the store is of the epoch, and of the very history, in which this process began. Every
+    /// [`Tables::change`] has them already; a transaction that is made by hand and writes what lasts needs both. Where they
+    /// do not hold, nothing is written, and this process is about to end.
+    #[must_use]
+    pub fn epoch(&self) -> [Compare; 2] {
+        self.epoch.holds()
     }
 
     /// Looks whether this process may still work on the store, and answers the compares by which a transaction rests on it.
@@ -182,10 +187,17 @@ impl Tables {
         let (level, since) = text(&*self.kv, "level").await?;
         self.levels.note(level_of(&level)?)?;
         let (now, began) = text(&*self.kv, "epoch").await?;
-        if began != self.epoch {
-            return Err(MetaError::Epoch { now });
+        self.same_epoch(now, began)?;
+        let [epoch, era] = self.epoch();
+        Ok(vec![epoch, era, Compare::unchanged(&meta("level"), since)])
+    }
+
+    fn same_epoch(&self, now: String, since: Revision) -> Result<(), MetaError> {
+        if (now.as_str(), since) == (self.epoch.text(), self.epoch.since()) {
+            Ok(())
+        } else {
+            Err(MetaError::Epoch { now })
         }
-        Ok(vec![self.epoch(), Compare::unchanged(&meta("level"), since)])
     }
 
     /// Follows the meta keys until `ended`: takes note of a raised level. It is an essential task: the process must end
@@ -222,9 +234,7 @@ impl Tables {
             found.ok_or(MetaError::Damaged { key, what: "there" })
         };
         let epoch = found("epoch")?;
-        if epoch.mod_revision != self.epoch {
-            return Err(MetaError::Epoch { now: value(epoch, "epoch")? });
-        }
+        self.same_epoch(value(epoch, "epoch")?, epoch.mod_revision)?;
         self.levels.note(level_of(&value(found("level")?, "level")?)?)
     }
 
@@ -252,8 +262,10 @@ impl Tables {
             }
             // A process that registers between the list and this is newer than the list; one that registers after it
             // compares the level.
+            let [epoch, era] = self.epoch();
             let compare = vec![
-                self.epoch(),
+                epoch,
+                era,
                 Compare::unchanged(&meta("level"), since),
                 Compare::none_newer(nodes, listing.revision),
             ];
@@ -279,14 +291,12 @@ impl Tables {
     pub async fn bump_epoch(&self, reason: &str) -> Result<u64, MetaError> {
         for _ in 0..ATTEMPTS {
             let (old, since) = text(&*self.kv, "epoch").await?;
-            let old: u64 = old.parse().map_err(|_| MetaError::Damaged { key: "epoch", what: "a number" })?;
-            let now = old + 1;
-            let puts = vec![
-                Op::put(&meta("epoch"), now.to_string()),
-                Op::put(&meta("epoch_reason"), reason.to_owned()),
-            ];
-            let begin = Txn::when(vec![Compare::unchanged(&meta("epoch"), since)], puts);
-            match self.kv.txn(begin).await {
+            let old = Epoch::parse(old, since)?;
+            let now = old.number() + 1;
+            let mut ops = Epoch::begin(now).to_vec();
+            ops.push(Op::put(&meta("epoch_reason"), reason.to_owned()));
+            ops.extend(old.end());
+            match self.kv.txn(Txn::when(old.holds().to_vec(), ops)).await {
                 Ok(answer) if answer.succeeded => {
                     tracing::warn!(epoch = now, reason, "a new epoch of the store has begun");
                     return Ok(now);
@@ -322,6 +332,8 @@ fn value(kv: &KeyValue, key: &'static str) -> Result<String, MetaError> {
     String::from_utf8(kv.value.to_vec()).map_err(|_| MetaError::Damaged { key, what: "text" })
 }
 
-fn meta(key: &str) -> Key {
-    Key::new(format!("meta/{key}")).expect("a literal is a valid key")
+/// # Panics
+/// Where `key` is not of letters, digits, `-`, `_` and `/`.
+pub(super) fn meta(key: &str) -> Key {
+    Key::new(format!("meta/{key}")).expect("such a name makes a valid key")
 }

@@ -6,18 +6,19 @@ use isocenter_domain::id::CellId;
 use isocenter_runtime::{clock::Clock, secret::Secret};
 use isocenter_wire::record::LEVEL;
 
-use super::{Clocked, MetaError, Tables, meta::Levels};
+use super::{Clocked, MetaError, Tables, epoch::Epoch, meta::Levels};
 use crate::{Kv, Revision};
 
 /// The first line of what is remembered.
-const HEADING: &str = "isocenter store 1";
+const HEADING: &str = "isocenter store 2";
 
 impl Tables {
     /// What a later process of this node needs to [`Tables::resume`]: short text, without secrets, to be kept in a file.
     #[must_use]
     pub fn memory(&self, secret: &Secret) -> String {
-        let Revision(epoch) = self.epoch;
-        format!("{HEADING}\n{}\n{}\n{epoch}\n", key_check(secret, self.cell()), self.level())
+        let (check, level) = (key_check(secret, self.cell()), self.level());
+        let (epoch, Revision(since)) = (self.epoch.text(), self.epoch.since());
+        format!("{HEADING}\n{check}\n{level}\n{since}\n{epoch}\n")
     }
 
     /// The records of the cell in a store that does not answer, as `memory` has it; `None` where that is not what
@@ -35,8 +36,9 @@ impl Tables {
         memory: &str,
     ) -> Result<Option<Self>, MetaError> {
         let lines: Vec<&str> = memory.lines().collect();
-        let [HEADING, check, level, epoch] = lines[..] else { return Ok(None) };
-        let (Ok(level), Ok(epoch)) = (level.parse::<u32>(), epoch.parse()) else { return Ok(None) };
+        let [HEADING, check, level, since, epoch] = lines[..] else { return Ok(None) };
+        let (Ok(level), Ok(since)) = (level.parse::<u32>(), since.parse()) else { return Ok(None) };
+        let Ok(epoch) = Epoch::parse(epoch.to_owned(), Revision(since)) else { return Ok(None) };
         if check != key_check(secret, &cell) {
             return Err(MetaError::Secret);
         }
@@ -45,7 +47,7 @@ impl Tables {
         }
         let levels = Levels { ours: LEVEL, stored: AtomicU32::new(level) };
         let clock = Arc::new(Clocked { clock, cell });
-        Ok(Some(Self { kv, clock, epoch: Revision(epoch), levels: Arc::new(levels) }))
+        Ok(Some(Self { kv, clock, epoch, levels: Arc::new(levels) }))
     }
 }
 
@@ -89,7 +91,7 @@ mod tests {
 
         assert!(matches!(resume(&Secret::new([2; 32]), &memory), Err(MetaError::Secret)));
         for damaged in
-            ["", "isocenter store 1\n", &memory[..memory.len() - 3], &memory.replace("store 1", "store 2")]
+            ["", "isocenter store 2\n", &memory[..memory.len() - 3], &memory.replace("store 2", "store 1")]
         {
             let found = resume(&secret, damaged);
             assert!(!matches!(found, Ok(Some(tables)) if tables.epoch == opened.epoch), "{damaged:?}");

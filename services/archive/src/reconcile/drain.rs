@@ -18,7 +18,7 @@ use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
 use isocenter_runtime::{random, task::chain};
 use isocenter_store::{
     Compare, Event as Change, Key, KeyValue, Kv, Op, Page, Range, Revision, Txn, WatchItem,
-    table::{Tables, parse_outbox_key},
+    table::{TableError, Tables, parse_outbox_key},
 };
 use isocenter_wire::{
     document::Stored as _,
@@ -230,8 +230,10 @@ impl Drainer {
     /// Notes in the store that a journal object is still to be applied.
     pub async fn note(&self, shard: u8, object: &BlobPath) -> Result<(), Error> {
         let key = Key::new(format!("{JOURNALED}{shard:02x}/{}", object.file_name()))?;
-        self.tables.kv().txn(Txn::always(vec![Op::put(&key, object.as_str().to_owned())])).await?;
-        Ok(())
+        let put = Op::put(&key, object.as_str().to_owned());
+        let noted = self.tables.kv().txn(Txn::when(self.tables.epoch().to_vec(), vec![put])).await?;
+        // A note of another epoch must not stand, and then the outbox entries must not go either.
+        if noted.succeeded { Ok(()) } else { Err(TableError::Conflict.into()) }
     }
 
     /// Applies what was noted, in the order of each shard's objects, and forgets it. Returns how many objects that was.
