@@ -27,7 +27,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use isocenter_blobs::Blobs;
-use isocenter_domain::key::StudyKey;
+use isocenter_domain::{id::TenantId, key::StudyKey};
 use isocenter_reconcile::{Feed, Options, Queue, Runner};
 use isocenter_runtime::{clock::Clock, task::Tasks};
 use isocenter_store::{
@@ -74,6 +74,8 @@ pub struct Deps {
     pub blobs: Blobs,
     /// The records (SQL).
     pub records: Records,
+    /// Whose operators may ask for what concerns every tenant: the tenant that runs the cell.
+    pub operator: TenantId,
     /// Where its metrics are registered, once in a process.
     pub metrics: isocenter_runtime::metrics::Metrics,
     /// Ends it.
@@ -105,7 +107,7 @@ impl Service {
     pub fn build(config: Config, deps: Deps) -> Result<Self, Error> {
         config.check()?;
         let metrics = Metrics::new(&deps.metrics);
-        let Deps { tables, mirrors, blobs, records, tasks, .. } = deps.clone();
+        let Deps { tables, mirrors, blobs, records, operator, tasks, .. } = deps.clone();
         let grace = Grace { delivered: config.close_after.0, unread: config.close_unread_after.0 };
         let drainer = Drainer::new(
             tables.clone(),
@@ -134,6 +136,7 @@ impl Service {
             },
             reopener,
             rpc: rpc::Rpc {
+                operator,
                 tables,
                 blobs,
                 records,

@@ -1,6 +1,8 @@
 //! Process settings: file, environment and flags, all from one definition. Sites, readers, pools, destinations and AI
 //! services live in the registry, the policy in the store.
 
+mod help;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
@@ -14,6 +16,7 @@ use isocenter_store::{Access, Login, TlsFiles};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::help::help;
 use crate::output::Usage;
 
 /// What one process runs, and where its data lies.
@@ -268,6 +271,16 @@ impl Config {
             )
             .into());
         }
+        if !self.store.starts_with("embedded:")
+            && self.listen.ip().is_unspecified()
+            && self.advertise.is_empty()
+        {
+            return Err(Usage(format!(
+                "listen {}: other processes cannot dial that; set advertise to the host:port that they reach this one at",
+                self.listen
+            ))
+            .into());
+        }
         Ok(())
     }
 
@@ -392,87 +405,6 @@ fn one_or_more<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
         parsed.map_err(|_| serde::de::Error::custom(format!("{name} is not a role; {}", help("roles"))))
     };
     names.into_iter().map(role).collect()
-}
-
-/// What a setting is for.
-fn help(path: &str) -> &'static str {
-    match path {
-        "roles" => {
-            "Roles to run: all, or some of ingestion,routing,ai-dispatch,reader-assignment,report-delivery,archive"
-        }
-        "store" => "Live records: embedded:FOLDER (one process) or etcd://host:port,…",
-        "records" => "History: sqlite:FILE or postgres://user@host/database",
-        "blobs" => "Pixels, manifests, report texts: a folder",
-        "spool" => "Instances between acknowledgement and blobs: this node's own folder",
-        "cell" => "The cell that the store is",
-        "tenant" => "The tenant of callers on loopback",
-        "dicom.listen" => "Where DICOM is received",
-        "dicom.tls_listen" => {
-            "Where DICOM is received over TLS besides, such as 0.0.0.0:2762; nowhere where absent"
-        }
-        "dicom.ae_title" => "The called AE title; * takes any",
-        "dicom.max_pdu" => "The longest PDU taken",
-        "dicom.max_associations" => "Associations at once; more are asked to come again",
-        "dicom.artim" => "How long an association may take to be requested",
-        "dicom.idle" => "How long an association may be silent",
-        "dicom.max_pending" => {
-            "Beyond this many instances that wait for blobs or the store further ones are refused (A700)"
-        }
-        "dicom.ack" => "What a success stands for: spool (on this node's disk) or blobs (there besides)",
-        "dicom.min_free" => "Below this free space instances are refused for now (A700)",
-        "listen" => "gRPC and /metrics; plaintext, so loopback only",
-        "health" => "grpc.health.v1 and /healthz",
-        "advertise" => "What other roles and AI vendors dial, host:port; the bound address where empty",
-        "tls.cert" => {
-            "Our certificate and its chain, PEM; O=<tenant>, OU=node, CN=<name>; for server and client"
-        }
-        "tls.key" => "The private key of tls.cert, PEM",
-        "tls.client_ca" => "The authorities of callers and of our other processes, PEM",
-        "tls.crl" => "Revocation lists of those authorities, PEM; none where empty",
-        "tls.server_ca" => "The authorities of servers that we call; those of tls.client_ca where empty",
-        "limits.connections" => "Connections at once",
-        "limits.connections_per_peer" => "Connections at once from one address",
-        "limits.calls_per_caller" => "Calls under way at once of one principal",
-        "limits.streams" => "Calls under way at once on one connection",
-        "limits.headers" => "The longest headers of a call",
-        "limits.handshake" => "How long a connection may take to its first call",
-        "limits.idle" => "How long a connection may be without a call",
-        "limits.age" => "A connection older than this is asked to be made anew, so that calls spread",
-        "etcd.ca" => "The authority of etcd's certificates, PEM; plaintext where empty",
-        "etcd.cert" => "Our certificate for etcd, PEM",
-        "etcd.key" => "The private key of etcd.cert, PEM",
-        "etcd.user" => "A user of etcd; not needed where etcd.cert names one",
-        "etcd.password_file" => "A file with the password of etcd.user",
-        "etcd.quota" => {
-            "The members' --quota-backend-bytes: at half of it the alarm is raised, at 70 % intake is refused"
-        }
-        "study.quiet_period" => "A study is whole when no image came for this long; a site may say otherwise",
-        "study.max_assembly" => "The longest that assembling may take; a site may say otherwise",
-        "secret_file" => "The network's secret, 32 bytes, the same on all nodes; made where absent",
-        "read.offer" => "How long an offer stands",
-        "read.presence" => "How long a reader counts as present after a sign of life",
-        "ai.max_attempts" => "Calls for one analysis before it fails",
-        "ai.claim" => "How long a dispatcher's claim on an analysis holds; pixels can be fetched as long",
-        "ai.first_retry" => "The pause after a first failed call; it doubles",
-        "ai.max_retry" => "The longest pause between calls",
-        "ai.describe" => "How long a service's description of itself is believed",
-        "ai.breaker.failures" => "How many failed calls in a row have a service left alone",
-        "ai.breaker.open" => "How long it is left alone, before one call shows whether it is well",
-        "delivery.hl7_ack_timeout" => "How long a receiver may take to acknowledge",
-        "delivery.first_retry" => "The pause after a first failed attempt; it doubles",
-        "delivery.max_retry" => "The longest pause between attempts",
-        "delivery.page_after" => "A report not accepted for this long is overdue",
-        "delivery.dead_letter_after" => "A report not accepted for this long waits for a person",
-        "archive.journal_interval" => "The pause between two journal objects of a shard",
-        "archive.close_after" => "A delivered case without a change for this long is closed",
-        "archive.close_unread_after" => "The same for a study that nobody reads",
-        "archive.settle" => "What changed within this time is not compared by reconcile yet",
-        "telemetry.logs" => "json or text, to stderr",
-        "telemetry.level" => "A filter such as info or info,isocenter_ingestion=debug",
-        "telemetry.otlp" => "An OpenTelemetry collector, http://host:4317; none where empty",
-        "shutdown.drain" => "How long work under way may take to finish",
-        _ => "",
-    }
 }
 
 fn roles(text: &str) -> Value {

@@ -35,8 +35,14 @@ use crate::{
     output,
 };
 
-/// Calls that stream their request, and so have no time limit.
-const STREAMING: &[&str] = &["/isocenter.v1.ReaderAssignment/SetPresence"];
+/// Calls without a time limit: those that stream their request, and those that read all there is before they answer, which
+/// operators ask for.
+const STREAMING: &[&str] = &[
+    "/isocenter.v1.ReaderAssignment/SetPresence",
+    "/isocenter.v1.Archive/Reconcile",
+    "/isocenter.v1.Archive/CheckHistory",
+    "/isocenter.v1.Operations/CheckStore",
+];
 
 /// The pauses while the store is away at the start.
 const STORE_RETRY: Schedule = Schedule::new(Duration::from_millis(500), Duration::from_secs(10));
@@ -135,10 +141,11 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         streaming: STREAMING,
         ..server::Options::local(config.tenant_id()?)
     })
-    .await?;
+    .await?
+    .probes(tasks, &metrics, &readiness);
     let advertise =
         if config.advertise.is_empty() { bound.address().to_string() } else { config.advertise.clone() };
-    let tables = open_tables(config, &secret, tasks).await?;
+    let (tables, resumed) = open_tables(config, &secret, tasks).await?;
     let node = node_options(config, &advertise)?;
     let shared = Shared {
         mirrors: Mirrors::new(tables.clone(), tasks),
@@ -158,11 +165,14 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
     let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
     let served = Served { grpc: routes, elsewhere, ..Served::default() };
     bound.serve(tasks, served, &shared.metrics, &readiness);
-    let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
-    tasks.background("registered", async move {
-        members.registered().await;
-        drop(presence);
-    });
+    // One that receives although the store is away is as ready as one that has received all along.
+    if !resumed {
+        let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
+        tasks.background("registered", async move {
+            members.registered().await;
+            drop(presence);
+        });
+    }
     drop(starting);
     Ok(Running {
         dicom,
@@ -176,8 +186,9 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
 }
 
 /// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that
-/// runs. One that receives and has known the store before does not even wait: it goes on receiving into its spool.
-async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<Tables> {
+/// runs. One that receives and has known the store before does not even wait: it goes on receiving into its spool, which is
+/// what the flag says.
+async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<(Tables, bool)> {
     let (clock, ended) = (clock::system(), tasks.token());
     let memory = config.runs(Role::Ingestion).then(|| config.spool.join("store"));
     let mut failures = 0;
@@ -192,7 +203,7 @@ async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<
         let e = match opened.await {
             Ok(tables) => {
                 remember(memory.as_deref(), &tables.memory(secret));
-                return Ok(tables);
+                return Ok((tables, false));
             }
             Err(e) => e,
         };
@@ -207,7 +218,7 @@ async fn open_tables(config: &Config, secret: &Secret, tasks: &Tasks) -> Result<
                 error = task::chain(&e),
                 "the store is away; receives into the spool until it is back"
             );
-            return Ok(tables);
+            return Ok((tables, true));
         }
         let e = anyhow::Error::new(e).context(format!("cannot use the store {}", config.store));
         failures += 1;
@@ -362,7 +373,7 @@ fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilde
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
         address: shared.advertise.clone(),
-        nodes: isocenter_runtime::nodes::Nodes::default(),
+        nodes: shared.nodes.clone(),
     };
     let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
     service.routes(routes);
@@ -387,15 +398,18 @@ fn report_delivery(config: &Config, shared: &Shared, routes: &mut RoutesBuilder)
 }
 
 async fn archive(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+    // The address of a database may hold a password, before the host or among the options.
+    let place = config.records.rsplit('@').next().and_then(|place| place.split('?').next());
     let records = isocenter_archive::Records::open(&config.records)
         .await
-        .with_context(|| format!("cannot open the records {}", config.records))?;
+        .with_context(|| format!("cannot open the records {}", place.unwrap_or_default()))?;
     let deps = isocenter_archive::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
         shares: shared.members.shares(Role::Archive.name()),
         blobs: shared.blobs.clone(),
         records,
+        operator: config.tenant_id()?,
         metrics: shared.metrics.clone(),
         tasks: shared.tasks.clone(),
     };

@@ -76,20 +76,22 @@ pub async fn collect(cluster: &Cluster, peers: &Peers, witness: &Witness, binary
     })
 }
 
-/// Waits until the archive has taken every event out of the store; where it does not, the check of the records says which.
+/// Waits until the archive has taken every event out of the store, and SQL every object of the journal; where they do not, the
+/// check of the records says which.
 async fn drained(witness: &Witness) {
-    let Ok(outbox) = isocenter_store::Range::prefix("outbox/") else { return };
     let draining = async {
-        loop {
-            let page = isocenter_store::Page { limit: 1, ..Default::default() };
-            let listing = witness.kv().list(&outbox, page).await;
-            if listing.is_ok_and(|listing| listing.items.is_empty()) {
-                return;
-            }
+        while !(none(witness, "outbox/").await && none(witness, "journaled/").await) {
             tokio::time::sleep(LOOK).await;
         }
     };
     tokio::time::timeout(RECONCILE, draining).await.ok();
+}
+
+/// Whether the store has no key of this kind.
+async fn none(witness: &Witness, prefix: &str) -> bool {
+    let range = isocenter_store::Range::prefix(prefix).expect("a literal is a valid prefix");
+    let page = isocenter_store::Page { limit: 1, ..Default::default() };
+    witness.kv().list(&range, page).await.is_ok_and(|listing| listing.items.is_empty())
 }
 
 fn channel(url: String) -> Result<Channel> {

@@ -123,7 +123,17 @@ pub struct Bound {
     options: Options,
     door: Door,
     main: (TcpListener, SocketAddr),
-    health: (TcpListener, SocketAddr),
+    health: (Probes, SocketAddr),
+}
+
+/// The health port's state: probes are answered before the process can serve anything else.
+enum Probes {
+    Bound(TcpListener),
+    Served {
+        meters: Meters,
+        /// Ends the health port, after the main one.
+        last: CancellationToken,
+    },
 }
 
 /// Binds both ports. Bound first, reported next, served last: whoever reads the address can connect.
@@ -137,7 +147,7 @@ pub async fn bind(options: Options) -> Result<Bound, ServerError> {
         None => Door::Open(Caller::developer(main.1, options.tenant.clone())?),
     };
     let health = listen(options.health).await?;
-    Ok(Bound { options, door, main, health })
+    Ok(Bound { options, door, main, health: (Probes::Bound(health.0), health.1) })
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
@@ -160,13 +170,33 @@ impl Bound {
         self.health.1
     }
 
+    /// Answers probes from now on: what a process waits for at its start, its probes are told meanwhile. [`Bound::serve`]
+    /// does it where it was not done.
+    #[must_use]
+    pub fn probes(self, tasks: &Tasks, metrics: &Metrics, readiness: &Readiness) -> Self {
+        let listener = match self.health.0 {
+            Probes::Bound(listener) => listener,
+            served @ Probes::Served { .. } => return Self { health: (served, self.health.1), ..self },
+        };
+        let routes = Routes::new(readiness.health(tasks)).into_axum_router();
+        let health = routes.route("/healthz", get(healthz)).with_state(());
+        let health = health.layer(axum::Extension(readiness.clone()));
+        let (meters, last) = (Meters::new(metrics), CancellationToken::new());
+        let nobody = Door::Open(Caller::Nobody(Unidentified::Absent));
+        let health = Connections::new(nobody, Limits::of_probes(), health, meters.of("health"));
+        let stop = last.clone();
+        tasks.background("probes", async move { health.serve(listener, stop).await });
+        Self { health: (Probes::Served { meters, last }, self.health.1), ..self }
+    }
+
     /// Serves as an essential task of `tasks` until they are cancelled: then unready, no new connection, and calls
     /// under way finish, within the deadline of [`Tasks::drain`]. The health port answers to the end.
     pub fn serve(self, tasks: &Tasks, served: Served, metrics: &Metrics, readiness: &Readiness) {
-        let health_routes = Routes::new(readiness.health(tasks)).into_axum_router();
-        let health = health_routes.route("/healthz", get(healthz)).with_state(());
-        let health = health.layer(axum::Extension(readiness.clone()));
-        let guard = Arc::new(guard::Guard::new(&self.options, metrics));
+        let bound = self.probes(tasks, metrics, readiness);
+        let Probes::Served { meters, last } = bound.health.0 else {
+            unreachable!("probes are answered by now")
+        };
+        let guard = Arc::new(guard::Guard::new(&bound.options, metrics));
         let main = served
             .grpc
             .into_axum_router()
@@ -176,24 +206,21 @@ impl Bound {
             .route("/metrics", get(render).with_state(metrics.clone()))
             .layer(axum::Extension(readiness.clone()))
             .layer(axum::middleware::from_fn_with_state(guard, guard::guard));
-        tracing::info!(listen = %self.main.1, health = %self.health.1, "serving");
-        let meters = Meters::new(metrics);
-        let nobody = Door::Open(Caller::Nobody(Unidentified::Absent));
-        let health = Connections::new(nobody, Limits::of_probes(), health, meters.of("health"));
-        let main = Connections::new(self.door, self.options.limits, main, meters);
+        tracing::info!(listen = %bound.main.1, health = %bound.health.1, "serving");
+        let main = Connections::new(bound.door, bound.options.limits, main, meters);
         let (ended, readiness) = (tasks.token(), readiness.clone());
         tasks.essential("server", async move {
-            let (stop, last) = (CancellationToken::new(), CancellationToken::new());
+            let stop = CancellationToken::new();
             let unready = async {
                 ended.cancelled().await;
                 readiness.drain();
                 stop.cancel();
             };
             let main = async {
-                main.serve(self.main.0, stop.clone()).await;
+                main.serve(bound.main.0, stop.clone()).await;
                 last.cancel();
             };
-            tokio::join!(unready, main, health.serve(self.health.0, last.clone()));
+            tokio::join!(unready, main);
             Ok::<_, io::Error>(())
         });
     }

@@ -147,7 +147,12 @@ impl Analyses {
         let Some(vendor) = self.core.vendors.look(key, service) else { return Ok(deadline) };
         let limit = plan::limit(service, vendor.description.as_ref(), self.shares.replicas());
         let now = self.core.tables.clock().now();
-        let pass = match self.gate.enter(key, limit, vendor.closed, now) {
+        let turn = self.gate.enter(key, limit, vendor.closed, now);
+        if matches!(turn, Turn::Later(_)) && !self.shares.owns(shard_of(key)) {
+            // Its shard went to another process during this run: in line it would hold up who waits behind it.
+            self.gate.forgo(key);
+        }
+        let pass = match turn {
             Turn::Now(pass) => pass,
             Turn::Later(Some(at)) => return Ok(Outcome::At(at.min(task.record.deadline_at))),
             Turn::Later(None) => return Ok(deadline),

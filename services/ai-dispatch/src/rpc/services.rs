@@ -64,7 +64,14 @@ impl Services {
         let tenant = &principal.tenant;
         let wanted = match request.get_ref().service_id.as_str() {
             "" => None,
-            id => Some(id.parse::<AiServiceId>().map_err(|_| status(&Refusal::NoId))?),
+            id => match id.parse::<AiServiceId>() {
+                Ok(id) => Some(id),
+                Err(_) => {
+                    // What is wrong with a name is told to those only who may ask for every one.
+                    authorized(request, &Action::Operate, tenant)?;
+                    return Err(status(&Refusal::NoId));
+                }
+            },
         };
         let wanted = match (&principal.role, wanted) {
             // A vendor sees its own without naming it.

@@ -1,6 +1,10 @@
 //! What the live records owe each other. Pure but for the gathering.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use isocenter_domain::{
     Time,
@@ -122,12 +126,13 @@ impl Live {
     }
 
     fn reads_and_reports(&self, since: Time, compared: &mut Compared) {
+        let with_reads: BTreeSet<_> = self.reads.iter().map(|read| &read.key.read.case).collect();
         for case in self.cases.values().filter(|c| c.head.updated_at <= since) {
             if case.record.state != CaseState::Ready {
                 continue;
             }
             compared.saw(Subject::Read);
-            if !self.reads.iter().any(|read| read.key.read.case == case.key.case) {
+            if !with_reads.contains(&case.key.case) {
                 compared.differs(Subject::Read, text(&case.key), "a read", "none", READING);
             }
         }

@@ -1,6 +1,6 @@
 //! What waits longer than it may, from the mirrors alone: everything that waits has a bound and an owner.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use isocenter_domain::{
     Time,
@@ -221,8 +221,9 @@ impl Live {
                 missing("case", text(&key), plan.head.updated_at, ROUTING, "its study is planned into it");
             }
         }
+        let with_reads: BTreeSet<_> = self.reads.iter().map(|read| &read.key.read.case).collect();
         for case in self.cases.values().filter(|case| case.record.state == CaseState::Ready) {
-            if !self.reads.iter().any(|read| read.key.read.case == case.key.case) {
+            if !with_reads.contains(&case.key.case) {
                 missing("read", text(&case.key), case.head.updated_at, READING, "the case has no read");
             }
         }

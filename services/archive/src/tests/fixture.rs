@@ -106,6 +106,7 @@ impl Fixture {
             shares: Shares::all(),
             blobs: self.blobs.clone(),
             records: self.records.clone(),
+            operator: "t".parse().unwrap(),
             metrics: isocenter_runtime::metrics::Metrics::new(),
             tasks: self.tasks.clone(),
         }
@@ -151,6 +152,7 @@ impl Fixture {
 
     pub fn rpc(&self) -> Rpc {
         Rpc {
+            operator: "t".parse().unwrap(),
             tables: self.tables.clone(),
             blobs: self.blobs.clone(),
             records: self.records.clone(),

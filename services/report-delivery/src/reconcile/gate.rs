@@ -78,6 +78,18 @@ impl Gate {
         }
     }
 
+    /// All lanes of this process are about to be looked at anew: kept places and lines begin anew with them. A lane that is
+    /// another process's by now is never taken from the queue, and would keep its place for ever.
+    pub fn begin_anew(&self) {
+        self.doors.lock().retain(|_, door| {
+            door.taken -= door.called.len();
+            door.called.clear();
+            door.waiting.clear();
+            door.line.clear();
+            door.taken > 0
+        });
+    }
+
     fn leave(&self, to: &To) {
         let mut doors = self.doors.lock();
         let Some(door) = doors.get_mut(to) else { return };
@@ -140,6 +152,25 @@ mod tests {
         inside.push(gate.enter(&lane("north", 6)).unwrap());
         inside.clear();
         inside.push(gate.enter(&lane("north", 7)).unwrap());
+        inside.clear();
+        assert!(gate.doors.lock().is_empty());
+    }
+
+    #[test]
+    fn a_lane_that_went_to_another_process_keeps_no_place() {
+        let gate = Gate::new(Queue::bounded(TestClock::new(Time(0)).shared(), 100));
+        let lane = |n| LaneKey {
+            tenant: "t".parse().unwrap(),
+            destination: "north".parse().unwrap(),
+            accession: Ref([n; 16]),
+        };
+        let mut inside: Vec<Pass> = (0..4).map(|n| gate.enter(&lane(n)).unwrap()).collect();
+        assert!(gate.enter(&lane(4)).is_none() && gate.enter(&lane(5)).is_none());
+        // The fourth is called, and never comes; the fifth waits, and never comes either.
+        inside.pop();
+        assert!(gate.enter(&lane(6)).is_none());
+        gate.begin_anew();
+        inside.push(gate.enter(&lane(6)).unwrap());
         inside.clear();
         assert!(gate.doors.lock().is_empty());
     }

@@ -48,7 +48,7 @@ impl Lanes {
     ) -> (Self, LaneSource) {
         let index = Arc::new(Index::default());
         let (deliveries, registry) = (mirrors.of(), mirrors.of());
-        let source = LaneSource { deliveries, registry, index: Arc::clone(&index) };
+        let source = LaneSource { deliveries, registry, index: Arc::clone(&index), gate: gate.clone() };
         (Self { book, preparer, index, gate, config }, source)
     }
 
@@ -157,6 +157,7 @@ pub(crate) struct LaneSource {
     deliveries: Mirror<Delivery>,
     registry: Mirror<Entry>,
     index: Arc<Index>,
+    gate: Gate,
 }
 
 #[async_trait::async_trait]
@@ -166,6 +167,8 @@ impl KeySource for LaneSource {
     async fn list(&self) -> Result<Vec<LaneKey>, Failed> {
         // Without the registry every destination would look unknown.
         tokio::join!(self.deliveries.synced(), self.registry.synced());
+        // Listed whenever shards move: each lane that is ours is woken after this, and comes in or waits again.
+        self.gate.begin_anew();
         let all = self.deliveries.all();
         Ok(self.index.reset(all.iter().map(|d| (&d.key, &d.record))))
     }

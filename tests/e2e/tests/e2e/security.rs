@@ -150,7 +150,8 @@ fn rules(study: &str) -> Vec<Rule> {
     vec![
         // The token decides, and an empty one is nobody's.
         ("AiDispatch/FetchInstances", nothing(), &[], Refused),
-        ("AiDispatch/GetServiceHealth", nothing(), OPERATOR, All),
+        // A vendor is told of its own service.
+        ("AiDispatch/GetServiceHealth", nothing(), &["operator", "vendor"], All),
         ("Archive/SearchStudies", nothing(), OBSERVERS, All),
         ("Archive/ListPriors", of_study(), OBSERVERS, All),
         ("Archive/GetReport", nothing(), OBSERVERS, All),

@@ -424,6 +424,7 @@ impl Roles {
             shares: Shares::all(),
             blobs: self.blobs.clone(),
             records: records.unwrap(),
+            operator: tenant(),
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
         };
