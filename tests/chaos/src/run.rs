@@ -153,8 +153,7 @@ pub async fn run(scenario: Scenario, settings: &Settings) -> Result<Outcomes> {
             )));
         }
     };
-    let mut violations = check::all(&evidence);
-    violations.retain(|violation| scenario.judges(violation.invariant));
+    let violations = check::all(&evidence);
     let folder = (!violations.is_empty()).then(|| cluster.keep());
     if let Some(folder) = &folder {
         dump(folder, &evidence, &violations)?;

@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use crate::{
-    check::Invariant,
     cluster::Role,
     stage::{QUOTA, Stage},
 };
@@ -59,8 +58,6 @@ pub enum Scenario {
     Rolling,
     /// A freeze, a partition, a loss of quorum, a compaction, lost answers and PostgreSQL's death, one after another.
     Medley,
-    /// etcd is restored from a snapshot under everybody's feet, and a new epoch is begun.
-    Restore,
     /// Studies are closed as soon as they are delivered, while processes are killed.
     Closing,
 }
@@ -94,7 +91,6 @@ impl Scenario {
             Self::Slow,
             Self::Rolling,
             Self::Medley,
-            Self::Restore,
             Self::Closing,
         ];
         rest.into_iter().chain(kills).collect()
@@ -128,7 +124,6 @@ impl Scenario {
             Self::Slow => "slow".to_owned(),
             Self::Rolling => "rolling".to_owned(),
             Self::Medley => "medley".to_owned(),
-            Self::Restore => "restore".to_owned(),
             Self::Closing => "closing".to_owned(),
         }
     }
@@ -159,20 +154,6 @@ impl Scenario {
             _ => [].as_slice(),
         };
         flags.iter().map(|flag| (*flag).to_owned()).collect()
-    }
-
-    /// Whether this must hold in this play. What was answered after the snapshot that a store is restored from is told otherwise by
-    /// the store than by the journal, by design: the operator sees each fork. The images of it must be there all the same.
-    #[must_use]
-    pub fn judges(self, invariant: Invariant) -> bool {
-        let forked = [
-            Invariant::Records,
-            Invariant::OneMessage,
-            Invariant::Answers,
-            Invariant::Reconciled,
-            Invariant::Alive,
-        ];
-        self != Self::Restore || !forked.contains(&invariant)
     }
 
     /// Plays it. What is broken afterwards is healed by whoever called.
@@ -207,7 +188,6 @@ impl Scenario {
                 Self::Slow => stage.slow().await,
                 Self::Rolling => stage.rolling().await?,
                 Self::Medley => stage.medley().await?,
-                Self::Restore => stage.restore().await?,
             }
             if stage.peers.recorder.now() >= end {
                 return Ok(());

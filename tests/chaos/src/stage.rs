@@ -1,10 +1,10 @@
 //! What is done to a cluster: the acts that plays are made of.
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use isocenter_runtime::{clock, random::Seeded, secret::Secret};
-use isocenter_store::{Revision, table::Tables};
+use isocenter_runtime::random::Seeded;
+use isocenter_store::Revision;
 use isocenter_testkit::{Host, Link};
 
 use crate::{
@@ -387,26 +387,6 @@ impl Stage<'_> {
         links.iter().for_each(|proxy| proxy.set(Link::Slow(delay)));
         self.pause(self.length).await;
         links.iter().for_each(|proxy| proxy.set(Link::Open));
-    }
-
-    pub(crate) async fn restore(&mut self) -> Result<()> {
-        let path = self.cluster.path("snapshot.db");
-        let file = path.display().to_string();
-        self.cluster.members.ctl(Some(0), &["snapshot", "save", &file]).await?;
-        let status = self.cluster.members.ctl(Some(0), &["snapshot", "status", &file, "-w", "json"]).await?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        let revision = status["revision"].as_u64().context("a snapshot has a revision")?;
-        // What is done from here on is lost to the store.
-        self.breathe().await;
-        self.cluster.members.restore(&path).await?;
-        self.witness.rewind(revision);
-        let secret = Secret::load_or_create(&self.cluster.path("network.key"))?;
-        let kv = self.witness.kv();
-        let tables = Tables::open(Arc::clone(kv), clock::system(), "cell".parse()?, &secret).await?;
-        let epoch = tables.bump_epoch("restored from a snapshot").await?;
-        self.mark(format!("restore revision {revision} under epoch {epoch}"));
-        self.pause(2 * PAST_LEASE).await;
-        Ok(())
     }
 
     /// Where the members have no hosts of their own, clients are parted from them instead.

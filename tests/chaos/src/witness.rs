@@ -89,13 +89,6 @@ impl Witness {
         self.history.lock().revision()
     }
 
-    /// The store was restored as it was at `revision`: what it did after that it has not done.
-    pub fn rewind(&self, revision: u64) {
-        let mut history = self.history.lock();
-        history.changes.retain(|change| change.revision <= revision);
-        history.faults.clear();
-    }
-
     /// The history up to now, or a little later.
     ///
     /// # Errors

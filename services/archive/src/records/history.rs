@@ -109,12 +109,12 @@ fn counted(row: &AnyRow, history: &mut History) -> Result<(), sqlx::Error> {
     let (seqs, events): (i64, i64) = (row.try_get("seqs")?, row.try_get("events")?);
     history.records += 1;
     history.events += u64::try_from(events).unwrap_or(0);
-    if first != 1 || seqs != last {
-        history.gap(key.clone(), format!("has {seqs} different counters from {first} to {last}"));
-    }
-    // Other kinds may be deleted and made anew, and then count from 1 again.
+    // Other kinds may be deleted and made anew, and then count on from the store's revision (ADR 0004).
     let for_ever =
         isocenter_domain::record::RecordKind::parse(&kind).is_some_and(crate::item::counts_for_ever);
+    if for_ever && (first != 1 || seqs != last) {
+        history.gap(key.clone(), format!("has {seqs} different counters from {first} to {last}"));
+    }
     if for_ever && events > seqs {
         history.gap(key, format!("has {events} changes under {seqs} counters: its history has forked"));
     }

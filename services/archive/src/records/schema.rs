@@ -65,7 +65,7 @@ impl fmt::Display for Schema {
         } else if expanded < wanted {
             write!(
                 f,
-                "the records' tables are of version {expanded}, this build needs {wanted}: run `isocenter migrate`"
+                "the records' tables are of version {expanded}, this build needs {wanted}: run `isocenter records migrate`"
             )
         } else {
             write!(f, "the records' tables are of version {expanded}, this build needs {wanted}")

@@ -114,7 +114,7 @@ async fn tables_are_expanded_first_and_contracted_when_nobody_needs_the_old_ones
         // Nothing is changed under processes that may be running: it waits for whoever upgrades, and says so.
         let waits = next.prepare().await.unwrap_err();
         assert_eq!(waits.kind(), Kind::FailedPrecondition);
-        assert!(waits.to_string().contains("run `isocenter migrate`"), "{waits}");
+        assert!(waits.to_string().contains("run `isocenter records migrate`"), "{waits}");
         assert!(matches!(next.serving(), Serving::No(_)));
         let early = next.migrate(Migration::Contract).await.unwrap_err();
         assert!(matches!(early, Error::Schema(_)), "{early}");

@@ -8,6 +8,7 @@ pub mod read;
 pub mod reconcile;
 pub mod records;
 pub mod registry;
+pub mod restore;
 pub mod study;
 
 use std::path::PathBuf;

@@ -91,12 +91,15 @@ enum StoreVerb {
         #[arg(default_value = "")]
         prefix: String,
     },
-    /// Begin a new epoch after a restore from a snapshot: every process of the old one stops.
+    /// Begin a new epoch: every process of the old one stops.
     Epoch {
         /// Why.
         #[arg(long)]
         reason: String,
     },
+    /// Bring a store that was put back from a snapshot up to date from the journal, under a new epoch. No process may run: this
+    /// verb speaks to the store and to blobs itself.
+    Restore(super::restore::RestoreArgs),
 }
 
 /// One line of a dump.
@@ -180,9 +183,14 @@ pub async fn level(args: LevelArgs) -> Result<ExitCode> {
 
 /// `isocenter store`.
 pub async fn store(args: StoreArgs) -> Result<ExitCode> {
-    let mut client = OperationsClient::new(connect(&args.client).await?);
     let json = args.client.json;
-    match args.verb {
+    let verb = match args.verb {
+        StoreVerb::Restore(restore) => return super::restore::run(restore, json).await,
+        verb => verb,
+    };
+    let mut client = OperationsClient::new(connect(&args.client).await?);
+    match verb {
+        StoreVerb::Restore(_) => {}
         StoreVerb::Check => {
             let found = client.check_store(CheckStoreRequest {}).await?.into_inner();
             if json {

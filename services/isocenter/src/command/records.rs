@@ -64,7 +64,7 @@ async fn rebuild(client: &Client, reason: String) -> Result<ExitCode> {
     let mut progress = archive.rebuild_records(RebuildRecordsRequest { reason }).await?.into_inner();
     let mut last = None;
     while let Some(now) = progress.message().await? {
-        if !client.json {
+        if !client.json && last.as_ref() != Some(&now) {
             output::note(&format!("{} objects of the journal, {} events", now.objects, now.events));
         }
         last = Some(now);

@@ -1,4 +1,4 @@
-//! The etcd under the cluster: real members, each frozen, killed, parted, starved and restored at will.
+//! The etcd under the cluster: real members, each frozen, killed, parted, starved and replaced at will.
 
 use std::{
     fs::OpenOptions,
@@ -27,8 +27,6 @@ pub struct Members {
     members: Vec<Member>,
     network: Option<Network>,
     quota: Option<u64>,
-    /// How often it was restored: each is another cluster with its own data.
-    generation: u32,
 }
 
 #[derive(Debug)]
@@ -67,7 +65,7 @@ impl Members {
                 replaced: 0,
             })
             .collect();
-        let mut started = Self { folder: folder.to_owned(), members, network, quota, generation: 0 };
+        let mut started = Self { folder: folder.to_owned(), members, network, quota };
         for member in 0..size {
             started.run(member)?;
         }
@@ -167,32 +165,6 @@ impl Members {
         run(command).await
     }
 
-    /// Ends every member, and starts as many anew from a snapshot, at the same addresses: another cluster, whose revision has gone
-    /// back.
-    ///
-    /// # Errors
-    /// If `etcdctl` refuses, or the members do not start.
-    pub async fn restore(&mut self, snapshot: &Path) -> Result<()> {
-        for member in 0..self.members.len() {
-            self.kill(member).await;
-        }
-        self.generation += 1;
-        self.members.iter_mut().for_each(|member| member.replaced = 0);
-        for member in 0..self.members.len() {
-            let (data, token) = (self.data(member), self.token());
-            let own = &self.members[member];
-            let mut command = Command::new("etcdctl");
-            command.args(["snapshot", "restore"]).arg(snapshot).args(["--name", &own.name, "--data-dir"]);
-            command.arg(data).args(["--initial-cluster", &self.initial(), "--initial-cluster-token", &token]);
-            command.args(["--initial-advertise-peer-urls", &format!("http://{}", own.peer)]);
-            run(command).await?;
-        }
-        for member in 0..self.members.len() {
-            self.run(member)?;
-        }
-        self.serving().await
-    }
-
     /// Puts a member without data in the place of another, as where a disk was lost.
     ///
     /// # Errors
@@ -228,7 +200,7 @@ impl Members {
         command.args(words).args(["--name", &member.name]).arg("--data-dir").arg(self.data(n));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &self.initial(), "--initial-cluster-token", &self.token()]);
+        command.args(["--initial-cluster", &self.initial(), "--initial-cluster-token", "chaos"]);
         if member.replaced > 0 {
             command.args(["--initial-cluster-state", "existing"]);
         }
@@ -243,11 +215,7 @@ impl Members {
 
     fn data(&self, member: usize) -> PathBuf {
         let Member { name, replaced, .. } = &self.members[member];
-        self.folder.join(format!("etcd-{name}.{}.{replaced}", self.generation))
-    }
-
-    fn token(&self) -> String {
-        format!("chaos-{}", self.generation)
+        self.folder.join(format!("etcd-{name}.{replaced}"))
     }
 
     fn initial(&self) -> String {

@@ -32,7 +32,9 @@ use isocenter_wire::{
     v1::DeliveryState,
 };
 
-use crate::harness::{Bench, PATIENCE, Relay, Server, TENANT, data_sets, exited, files_below, program};
+use crate::harness::{
+    Bench, PATIENCE, Relay, Server, TENANT, data_sets, exited, files_below, isocenter, program,
+};
 
 /// Small studies.
 const KINDS: [StudyKind; 4] =
@@ -230,14 +232,13 @@ async fn a_backup_is_restored_as_the_guide_says() {
 
     // The guide: etcd first, then the journal into it under a new epoch, then the processes, then the comparison.
     let etcd = restored(&snapshot, &cell.bench.path("restored")).await;
-    let key = cell.bench.path("key");
-    tables(&etcd, &key, LEVEL).await.unwrap().bump_epoch("restored from a snapshot").await.unwrap();
-    let tables = tables(&etcd, &key, LEVEL).await.unwrap();
-    let mut put = 0;
-    for entries in journal(&cell.bench.path("blobs")).into_values() {
-        put += tables.restore(entries).await.unwrap().put;
-    }
-    assert!(put > 0, "seed {seed}: nothing was lost");
+    let at = |name: &str| cell.bench.path(name).display().to_string();
+    let verb = ["store", "restore", "--reason", "all members lost their disks", "--json"].map(str::to_owned);
+    let settings = [("store", address(&etcd)), ("blobs", at("blobs")), ("secret_file", at("key"))];
+    let settings = settings.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+    let restored = program(isocenter(), verb.into_iter().chain(settings)).await;
+    let put = restored.json()["put"].as_u64();
+    assert!(put > Some(0), "seed {seed}: nothing was lost");
     cell.start_again(&etcd).await;
     relay.point(Some(cell.bench.server.listen));
     receiver.set_answer(Answer::Accept);
