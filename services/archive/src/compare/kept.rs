@@ -7,11 +7,11 @@ use isocenter_blobs::{BlobPath, path};
 use isocenter_domain::{
     document::Manifest,
     id::{CaseId, ReadId, StudyUid, TenantId},
-    key::{CaseKey, ReportKey, StudyKey, text},
+    key::{CaseKey, IntakeKey, ReportKey, StudyKey, text},
     record::study::Study,
     refs::Digest,
 };
-use isocenter_store::{Key, Page, Range};
+use isocenter_store::{Key, Page, Range, table::owner_range};
 use isocenter_wire::{document::Stored as _, record as wire};
 
 use super::{Compared, Comparer, Depth, Live, Remedy, Subject};
@@ -67,7 +67,7 @@ impl Comparer {
         for study in live.studies.values().filter(|study| !seen.contains(&study.key.study)) {
             self.instances(&study.key, study.record.revision, live, compared).await?;
         }
-        self.manifests(tenant, live, compared).await?;
+        self.listed(tenant, live, compared).await?;
         self.intakes(live, compared).await?;
         self.bodies(tenant, live, compared).await?;
         self.owed(compared).await?;
@@ -225,34 +225,49 @@ impl Comparer {
         Ok(())
     }
 
-    /// Every manifest in blobs is of a study that the store or the records know.
-    async fn manifests(&self, tenant: &TenantId, live: &Live, compared: &mut Compared) -> Result<(), Error> {
-        let Some(prefix) = path::all_of("manifest", tenant) else { return Ok(()) };
-        let mut entries = self.blobs.list(&prefix);
-        let mut last: Option<StudyUid> = None;
-        while let Some(entry) = entries.next().await {
-            let path = entry?.path;
-            let study = path.as_str().split('/').nth(2).and_then(|uid| uid.parse::<StudyUid>().ok());
-            // A study's manifests follow one another.
-            let Some(study) = study.filter(|study| last.as_ref() != Some(study)) else { continue };
-            last = Some(study.clone());
-            let key = StudyKey { tenant: tenant.clone(), study };
-            if live.studies.contains_key(&key.study) || self.records.has_study(&key).await? {
-                continue;
+    /// Every manifest in blobs, and every segment that a node has listed its instances in, is of a study that the store or
+    /// the records know. A store that was put back from a snapshot may not know what was received last.
+    async fn listed(&self, tenant: &TenantId, live: &Live, compared: &mut Compared) -> Result<(), Error> {
+        let received: BTreeSet<_> = live.intakes.iter().map(|intake| &intake.key.study).collect();
+        let mut lost = BTreeSet::new();
+        for (kind, found) in [("manifest", "a manifest alone"), ("segment", "a segment alone")] {
+            let Some(prefix) = path::all_of(kind, tenant) else { continue };
+            let mut entries = self.blobs.list(&prefix);
+            let mut last: Option<StudyUid> = None;
+            while let Some(entry) = entries.next().await {
+                let path = entry?.path;
+                let study = path.as_str().split('/').nth(2).and_then(|uid| uid.parse::<StudyUid>().ok());
+                // A study's objects follow one another.
+                let Some(study) = study.filter(|study| last.as_ref() != Some(study)) else { continue };
+                last = Some(study.clone());
+                // What was received and has no study is told of its intake.
+                if live.studies.contains_key(&study) || received.contains(&study) || lost.contains(&study) {
+                    continue;
+                }
+                let key = StudyKey { tenant: tenant.clone(), study };
+                if self.records.has_study(&key).await? || self.begins(&key).await? {
+                    continue;
+                }
+                let remedy = if self.has_head(&key).await? {
+                    Remedy::Project
+                } else {
+                    Remedy::Person("the store has lost it: send the study again, or restore the store")
+                };
+                compared.differs(Subject::Study, text(&key), "a live record, or closed", found, remedy);
+                lost.insert(key.study);
             }
-            // A manifest is written before its study is complete, and a closed study may be on its way to the records.
-            if self.tables.load::<Study>(&key).await?.is_some() || self.on_its_way(&text(&key)).await? {
-                continue;
-            }
-            let remedy = if self.has_head(&key).await? {
-                Remedy::Project
-            } else {
-                Remedy::Person("the store has lost it: send the study again, or restore the store")
-            };
-            let expected = "a live record, or closed";
-            compared.differs(Subject::Study, text(&key), expected, "a manifest alone", remedy);
         }
         Ok(())
+    }
+
+    /// Whether the store knows of a study by now: its objects are written before its records, and a closed one may be on its
+    /// way to SQL.
+    async fn begins(&self, key: &StudyKey) -> Result<bool, Error> {
+        let intakes = owner_range::<IntakeKey>(&key.tenant, key.study.as_str(), &[key.study.as_str()]);
+        let page = Page { limit: 1, ..Page::default() };
+        Ok(!self.tables.kv().list(&intakes, page).await?.items.is_empty()
+            || self.tables.load::<Study>(key).await?.is_some()
+            || self.on_its_way(&text(key)).await?)
     }
 
     /// Everything received is of a live study, or of a closed one that is about to be reopened.

@@ -14,12 +14,13 @@ use isocenter_domain::{
         report::Report,
         study::{Study, StudyState},
     },
+    refs::Digest,
 };
 use isocenter_store::{Op, Txn, table::store_key};
 use isocenter_wire::v1::{self, archive_server::Archive as _};
 
 use super::fixture::{
-    Fixture, Given, asked, case_key, delivery_key, intake_key, plan_key, read_key, report_key,
+    Fixture, Given, asked, case_key, delivery_key, intake_key, node, plan_key, read_key, report_key,
 };
 
 /// A fixture with two delivered studies, journaled, one of them closed.
@@ -93,6 +94,16 @@ async fn a_lost_study_is_found() {
     let found = differences(&fixture).await;
     assert!(found.contains(&("study".into(), text(&live))), "{found:?}");
     assert!(found.contains(&("projection".into(), text(&live))), "{found:?}");
+}
+
+#[tokio::test]
+async fn images_of_which_no_record_tells_are_found() {
+    let (fixture, live, _) = clean().await;
+    let lost = StudyKey { study: "1.2.98".parse().unwrap(), ..live };
+    // What a store that was put back does not know: received after the snapshot, listed, and never journaled.
+    let at = path::segment(&lost.tenant, &lost.study, &node(), &Digest::of(b"a segment"));
+    fixture.blobs.put_new(&at, b"a segment".as_slice().into()).await.unwrap();
+    assert_eq!(differences(&fixture).await, one("study", text(&lost)));
 }
 
 #[tokio::test]
