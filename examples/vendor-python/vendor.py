@@ -252,6 +252,9 @@ def main() -> int:
     parser.add_argument("--tls-ca", type=pathlib.Path, help="the authorities of Isocenter's certificates, PEM")
     parser.add_argument("--delay", default=0.0, type=float, help="seconds added to each analysis, for tests")
     args = parser.parse_args()
+    # Blocked before there is any other thread: a signal that one of gRPC's threads took would not wake this one.
+    ending = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     # Analyses and those who wait for them, and room for Describe, Cancel and health while all are busy.
@@ -270,11 +273,8 @@ def main() -> int:
     server.start()
     for name in ("", SERVICE):
         checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     print(json.dumps({"listen": f"{args.listen.rpartition(':')[0]}:{port}"}), flush=True)
-    ended.wait()
+    signal.sigwait(ending)
     # First no more studies come, then what has begun is finished.
     checks.enter_graceful_shutdown()
     log.info("stopping: what has begun is finished within %.0f s", GRACE)
