@@ -73,7 +73,6 @@ struct Inner {
     shares: BTreeMap<&'static str, watch::Sender<View>>,
     /// For roles that this process does not run: only how many run them.
     others: Mutex<BTreeMap<String, watch::Sender<View>>>,
-    draining: watch::Sender<bool>,
     registered: watch::Sender<bool>,
 }
 
@@ -103,7 +102,6 @@ impl Members {
             mirror,
             shares,
             others: Mutex::default(),
-            draining: watch::Sender::new(false),
             registered: watch::Sender::new(false),
         };
         let members = Self { inner: Arc::new(inner) };
@@ -121,7 +119,7 @@ impl Members {
         snapshot.items.values().filter_map(|cached| member(&cached.kv, cached.value.as_ref()?)).collect()
     }
 
-    /// The processes that run a role, those that are about to leave among them.
+    /// The processes that run a role.
     #[must_use]
     pub fn nodes(&self, role: &str) -> Vec<Member> {
         self.all().into_iter().filter(|member| member.role == role).collect()
@@ -135,8 +133,7 @@ impl Members {
         stream::unfold(self.inner.mirror.subscribe(), next).boxed()
     }
 
-    /// The shards that this process works on in `role`: none where it does not run it, while it is not registered, and
-    /// when it is about to leave.
+    /// The shards that this process works on in `role`: none where it does not run it, while it is not registered.
     #[must_use]
     pub fn shares(&self, role: &str) -> Shares {
         if let Some(view) = self.inner.shares.get(role) {
@@ -162,37 +159,19 @@ impl Members {
         drop(self.inner.registered.subscribe().wait_for(|registered| *registered).await);
     }
 
-    /// Says that this process is about to leave: it gives its shards up at once and the others take them over, while it
-    /// stays registered and finishes what it has begun. There is no way back.
-    pub fn drain(&self) {
-        self.inner.draining.send_replace(true);
-    }
-
-    /// Whether this process is about to leave.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        *self.inner.draining.borrow()
-    }
-
     /// Keeps the shares as the membership is.
     async fn share_out(self, ended: CancellationToken) {
         let mut changes = self.changes();
-        let mut draining = self.inner.draining.subscribe();
         loop {
             tokio::select! {
                 () = ended.cancelled() => return,
                 changed = changes.next() => if changed.is_none() { return },
-                _ = draining.changed() => {
-                    self.recompute();
-                    continue;
-                }
             }
             // The first shares are wanted at once: there is nothing that could move.
             if self.inner.shares.values().any(|view| *view.borrow() != View::NOTHING) {
                 tokio::select! {
                     () = ended.cancelled() => return,
                     () = tokio::time::sleep(random::jitter(SETTLE)) => {}
-                    _ = draining.changed() => {}
                 }
             }
             self.recompute();
@@ -203,9 +182,7 @@ impl Members {
         let all = self.all();
         let me = self.inner.me.id.as_str();
         let view = |role: &str| {
-            // Who leaves gives up first; of itself a process knows that before the store does.
-            let leaves = |m: &Member| m.node.draining || (self.is_draining() && m.id.as_str() == me);
-            let of_role = all.iter().filter(|m| m.role == role && !leaves(m));
+            let of_role = all.iter().filter(|m| m.role == role);
             let nodes: Vec<&str> = of_role.map(|m| m.id.as_str()).collect();
             View { shards: shares::owned(me, &nodes), replicas: nodes.len() }
         };

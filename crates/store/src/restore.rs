@@ -106,25 +106,8 @@ impl Last {
     /// What decides which of two is the later. Most records count for ever, over close and reopen; those that may begin
     /// anew go by their time. At one counter, gone is later than there.
     fn order(&self, key: &str) -> (Time, u64, bool) {
-        let by_time = match key.split('/').next().and_then(RecordKind::parse) {
-            Some(
-                RecordKind::Intake
-                | RecordKind::Holding
-                | RecordKind::Lane
-                | RecordKind::Registry
-                | RecordKind::Policy,
-            ) => self.at,
-            Some(
-                RecordKind::Study
-                | RecordKind::Plan
-                | RecordKind::Case
-                | RecordKind::AiTask
-                | RecordKind::Read
-                | RecordKind::Report
-                | RecordKind::Delivery,
-            )
-            | None => Time::ZERO,
-        };
+        let kind = key.split('/').next().and_then(RecordKind::parse);
+        let by_time = if kind.is_some_and(|kind| !kind.counts_for_ever()) { self.at } else { Time::ZERO };
         (by_time, self.seq, self.value.is_none())
     }
 

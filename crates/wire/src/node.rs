@@ -16,8 +16,6 @@ pub struct Node {
     pub version: String,
     /// When it started, by its own clock.
     pub started_at: Time,
-    /// Whether it is about to leave: it finishes what it has and takes nothing new.
-    pub draining: bool,
 }
 
 impl Node {
@@ -33,7 +31,6 @@ impl Node {
             level: self.level,
             version: self.version.clone(),
             started_at: self.started_at.0,
-            draining: self.draining,
         }
     }
 
@@ -51,8 +48,8 @@ impl Node {
     /// [`Undecodable::Damaged`] where the bytes are no such message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Undecodable> {
         let node = stored::Node::decode(bytes).map_err(|e| Undecodable::Damaged(e.to_string()))?;
-        let stored::Node { address, level, version, started_at, draining } = node;
-        Ok(Self { address, level, version, started_at: Time(started_at), draining })
+        let stored::Node { address, level, version, started_at } = node;
+        Ok(Self { address, level, version, started_at: Time(started_at) })
     }
 }
 
@@ -67,7 +64,6 @@ mod tests {
             level: 2,
             version: "0.1.0".into(),
             started_at: Time(7),
-            draining: true,
         };
         assert_eq!(Node::decode(&node.encode()), Ok(node));
         assert!(matches!(Node::decode(b"\xff"), Err(Undecodable::Damaged(_))));

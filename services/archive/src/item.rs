@@ -74,25 +74,6 @@ pub(crate) fn shard_of(record: &str) -> u8 {
     second.and_then(|second| u8::from_str_radix(second, 16).ok()).unwrap_or(0)
 }
 
-/// Whether the counters of this kind go on for ever, over close and reopen.
-pub(crate) fn counts_for_ever(kind: RecordKind) -> bool {
-    match kind {
-        RecordKind::Study
-        | RecordKind::Plan
-        | RecordKind::Case
-        | RecordKind::AiTask
-        | RecordKind::Read
-        | RecordKind::Report
-        | RecordKind::Delivery => true,
-        // A node writes its intake of a closed study anew; the others are deleted and made again by their owners.
-        RecordKind::Intake
-        | RecordKind::Holding
-        | RecordKind::Lane
-        | RecordKind::Registry
-        | RecordKind::Policy => false,
-    }
-}
-
 /// Whom an event is about: its tenant, and the study or the case that its record belongs to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct About {

@@ -31,10 +31,6 @@ impl server::Directory for Directory {
         };
         let role = role.name();
         let mut nodes = self.members.nodes(role);
-        // Who is about to leave is asked only where nobody else is there.
-        if nodes.iter().any(|member| !member.node.draining) {
-            nodes.retain(|member| !member.node.draining);
-        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match nodes.len() {
             0 => Located::Nowhere { role },

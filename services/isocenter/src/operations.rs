@@ -53,7 +53,6 @@ impl operations_server::Operations for Operations {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let actor = self.operator(&request)?;
         tracing::info!(actor, reason = request.get_ref().reason, "drained on request");
-        self.members.drain();
         // The server lets calls under way finish, this one among them.
         self.tasks.shut_down();
         let deadline_seconds = u32::try_from(self.drain.as_secs()).unwrap_or(u32::MAX);

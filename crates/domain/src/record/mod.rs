@@ -87,6 +87,22 @@ impl RecordKind {
         Self::Policy,
     ];
 
+    /// Whether the change counters of this kind go on for ever, over close and reopen. The others begin anew when their
+    /// owners delete a record and make it again: a node writes its intake of a closed study from 1.
+    #[must_use]
+    pub const fn counts_for_ever(self) -> bool {
+        match self {
+            Self::Study
+            | Self::Plan
+            | Self::Case
+            | Self::AiTask
+            | Self::Read
+            | Self::Report
+            | Self::Delivery => true,
+            Self::Intake | Self::Holding | Self::Lane | Self::Registry | Self::Policy => false,
+        }
+    }
+
     /// The first component of the kind's keys.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

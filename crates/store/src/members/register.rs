@@ -53,15 +53,10 @@ async fn keep(members: &Members, guard: Vec<Compare>, ended: &CancellationToken)
     let clock = Arc::clone(inner.tables.clock());
     let options = SessionOptions { ttl: TTL, guard, clock };
     let (session, keeper) = Session::new(Arc::clone(inner.tables.kv()), options);
-    let mut draining = inner.draining.subscribe();
     say(members, &session);
     let told = async {
         session.held().await;
         inner.registered.send_replace(true);
-        // A process drains once; after that there is nothing more to say.
-        if draining.wait_for(|draining| *draining).await.is_ok() {
-            say(members, &session);
-        }
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -78,7 +73,6 @@ fn say(members: &Members, session: &Session) {
         level: inner.tables.known_level(),
         version: inner.me.version.clone(),
         started_at: inner.started_at,
-        draining: members.is_draining(),
     };
     for role in &inner.me.roles {
         let key = format!("{NODES}{role}/{}", inner.me.id);

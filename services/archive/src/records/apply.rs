@@ -6,6 +6,7 @@ use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
     document::{JournalEntry, Manifest},
     key::{StudyKey, text},
+    record::RecordKind,
     refs::Digest,
 };
 use isocenter_wire::document::Stored as _;
@@ -14,7 +15,7 @@ use sqlx::{Any, Row as _, Transaction};
 use super::{Records, number, project, query};
 use crate::{
     Error,
-    item::{About, Item, Kept, counts_for_ever, kind, shard_of},
+    item::{About, Item, Kept, kind, shard_of},
 };
 
 /// What became of some entries.
@@ -129,7 +130,7 @@ async fn apply_one(
     applied: &mut Applied,
 ) -> Result<(), Error> {
     let about = About::key(&entry.event.key);
-    let for_ever = kind(&entry.event.key).is_some_and(counts_for_ever);
+    let for_ever = kind(&entry.event.key).is_some_and(RecordKind::counts_for_ever);
     if insert_event(tx, &about, entry).await? {
         applied.events += 1;
         if for_ever && events_at(tx, entry).await? > 1 {

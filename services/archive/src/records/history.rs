@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use isocenter_blobs::{Blobs, path};
-use isocenter_domain::{document::JournalEntry, id::TenantId};
+use isocenter_domain::{document::JournalEntry, id::TenantId, record::RecordKind};
 use isocenter_wire::document::Stored as _;
 use sqlx::{Row as _, any::AnyRow};
 
@@ -111,7 +111,7 @@ fn counted(row: &AnyRow, history: &mut History) -> Result<(), sqlx::Error> {
     history.events += u64::try_from(events).unwrap_or(0);
     // Other kinds may be deleted and made anew, and then count on from the store's revision (ADR 0004).
     let for_ever =
-        isocenter_domain::record::RecordKind::parse(&kind).is_some_and(crate::item::counts_for_ever);
+        RecordKind::parse(&kind).is_some_and(RecordKind::counts_for_ever);
     if for_ever && (first != 1 || seqs != last) {
         history.gap(key.clone(), format!("has {seqs} different counters from {first} to {last}"));
     }

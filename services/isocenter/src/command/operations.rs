@@ -184,15 +184,11 @@ pub async fn level(args: LevelArgs) -> Result<ExitCode> {
 /// `isocenter store`.
 pub async fn store(args: StoreArgs) -> Result<ExitCode> {
     let json = args.client.json;
-    let verb = match args.verb {
+    let client = async || anyhow::Ok(OperationsClient::new(connect(&args.client).await?));
+    match args.verb {
         StoreVerb::Restore(restore) => return super::restore::run(restore, json).await,
-        verb => verb,
-    };
-    let mut client = OperationsClient::new(connect(&args.client).await?);
-    match verb {
-        StoreVerb::Restore(_) => {}
         StoreVerb::Check => {
-            let found = client.check_store(CheckStoreRequest {}).await?.into_inner();
+            let found = client().await?.check_store(CheckStoreRequest {}).await?.into_inner();
             if json {
                 output::one(&found, true)?;
             } else {
@@ -206,7 +202,7 @@ pub async fn store(args: StoreArgs) -> Result<ExitCode> {
             return Ok(if found.fault_count == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
         }
         StoreVerb::Dump { prefix } => {
-            let mut lines = client.dump_store(DumpStoreRequest { prefix }).await?.into_inner();
+            let mut lines = client().await?.dump_store(DumpStoreRequest { prefix }).await?.into_inner();
             while let Some(line) = lines.message().await? {
                 let value = serde_json::from_str(&line.json)?;
                 let line = Line { key: line.key, revision: line.mod_revision, leased: line.leased, value };
@@ -215,7 +211,7 @@ pub async fn store(args: StoreArgs) -> Result<ExitCode> {
         }
         StoreVerb::Epoch { reason } => {
             let request = StartEpochRequest { reason };
-            output::one(&client.start_epoch(request).await?.into_inner(), json)?;
+            output::one(&client().await?.start_epoch(request).await?.into_inner(), json)?;
         }
     }
     Ok(ExitCode::SUCCESS)
