@@ -42,6 +42,7 @@ e2e: setup build ## only the end-to-end tests: the real binary, etcd and peers t
 	$(RUN_TESTS) -p isocenter-tests-e2e
 
 chaos: setup build ## every fault on real clusters, many seeds; ARGS="--seeds 20 --seconds 60" or names of plays
+	tools/packages libfaketime
 	cargo run --locked -p isocenter-tests-chaos -- $(ARGS)
 
 bench: packages $(PROTOC) ## measure against etcd and the aims; one table, some ten minutes

@@ -59,12 +59,8 @@ mod tests {
 
     #[test]
     fn a_node_reads_back_and_nonsense_does_not() {
-        let node = Node {
-            address: "10.0.0.7:8443".into(),
-            level: 2,
-            version: "0.1.0".into(),
-            started_at: Time(7),
-        };
+        let node =
+            Node { address: "10.0.0.7:8443".into(), level: 2, version: "0.1.0".into(), started_at: Time(7) };
         assert_eq!(Node::decode(&node.encode()), Ok(node));
         assert!(matches!(Node::decode(b"\xff"), Err(Undecodable::Damaged(_))));
     }

@@ -108,6 +108,7 @@ pub async fn run(scenario: Scenario, settings: &Settings) -> Result<Outcomes> {
     let plan = Plan {
         hosts: scenario.wants_hosts(),
         quota: scenario.quota(),
+        clocks: scenario.wants_clocks(),
         flags: scenario.flags(),
         ..Plan::new(&settings.binary)
     };

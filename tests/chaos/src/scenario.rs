@@ -54,6 +54,12 @@ pub enum Scenario {
     Deaf,
     /// The store is slow.
     Slow,
+    /// Every lease ends at once, those of hundreds of readers among them.
+    Leases,
+    /// The disk of one member is full, and has room again.
+    FullDisk,
+    /// The clock of a process jumps by an hour.
+    Clock,
     /// Every process is replaced, one after another, as by an upgrade.
     Rolling,
     /// A freeze, a partition, a loss of quorum, a compaction, lost answers and PostgreSQL's death, one after another.
@@ -89,6 +95,9 @@ impl Scenario {
             Self::PostgresCut,
             Self::Deaf,
             Self::Slow,
+            Self::Leases,
+            Self::FullDisk,
+            Self::Clock,
             Self::Rolling,
             Self::Medley,
             Self::Closing,
@@ -122,6 +131,9 @@ impl Scenario {
             Self::PostgresCut => "postgres-cut".to_owned(),
             Self::Deaf => "deaf".to_owned(),
             Self::Slow => "slow".to_owned(),
+            Self::Leases => "leases".to_owned(),
+            Self::FullDisk => "full-disk".to_owned(),
+            Self::Clock => "clock".to_owned(),
             Self::Rolling => "rolling".to_owned(),
             Self::Medley => "medley".to_owned(),
             Self::Closing => "closing".to_owned(),
@@ -144,6 +156,12 @@ impl Scenario {
     #[must_use]
     pub fn quota(self) -> Option<u64> {
         (self == Self::NoSpace).then_some(QUOTA)
+    }
+
+    /// Whether processes have clocks of their own, which can be set.
+    #[must_use]
+    pub fn wants_clocks(self) -> bool {
+        self == Self::Clock
     }
 
     /// Further flags for every process.
@@ -186,6 +204,9 @@ impl Scenario {
                 Self::PostgresCut => stage.postgres_cut().await,
                 Self::Deaf => stage.deaf().await,
                 Self::Slow => stage.slow().await,
+                Self::Leases => stage.end_leases().await?,
+                Self::FullDisk => stage.fill_disk().await?,
+                Self::Clock => stage.jump_clock().await?,
                 Self::Rolling => stage.rolling().await?,
                 Self::Medley => stage.medley().await?,
             }

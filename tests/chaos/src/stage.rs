@@ -1,5 +1,7 @@
 //! What is done to a cluster: the acts that plays are made of.
 
+mod machine;
+
 use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};

@@ -110,8 +110,7 @@ fn counted(row: &AnyRow, history: &mut History) -> Result<(), sqlx::Error> {
     history.records += 1;
     history.events += u64::try_from(events).unwrap_or(0);
     // Other kinds may be deleted and made anew, and then count on from the store's revision (ADR 0004).
-    let for_ever =
-        RecordKind::parse(&kind).is_some_and(RecordKind::counts_for_ever);
+    let for_ever = RecordKind::parse(&kind).is_some_and(RecordKind::counts_for_ever);
     if for_ever && (first != 1 || seqs != last) {
         history.gap(key.clone(), format!("has {seqs} different counters from {first} to {last}"));
     }

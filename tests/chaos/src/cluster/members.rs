@@ -27,6 +27,8 @@ pub struct Members {
     members: Vec<Member>,
     network: Option<Network>,
     quota: Option<u64>,
+    /// What was mounted.
+    disks: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,8 @@ impl Members {
                 replaced: 0,
             })
             .collect();
-        let mut started = Self { folder: folder.to_owned(), members, network, quota };
+        let disks = Vec::new();
+        let mut started = Self { folder: folder.to_owned(), members, network, quota, disks };
         for member in 0..size {
             started.run(member)?;
         }
@@ -151,6 +154,40 @@ impl Members {
         bail!("no member says that it leads")
     }
 
+    /// Whether a member has ended by itself.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn has_ended(&mut self, member: usize) -> Result<bool> {
+        let Some(child) = &mut self.members[member].child else { return Ok(true) };
+        Ok(child.try_wait()?.is_some())
+    }
+
+    /// Gives a member a small disk of its own, in memory, with its data on it; where that is. Needs root.
+    ///
+    /// # Errors
+    /// If it cannot be mounted, or the member does not come back.
+    pub async fn move_to_own_disk(&mut self, member: usize, size: &str) -> Result<PathBuf> {
+        let data = self.data(member);
+        if self.disks.contains(&data) {
+            return Ok(data);
+        }
+        self.kill(member).await;
+        let aside = data.with_extension("aside");
+        std::fs::rename(&data, &aside)?;
+        std::fs::create_dir(&data)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(&data);
+        run(mount).await?;
+        self.disks.push(data.clone());
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(aside.join(".")).arg(&data);
+        run(copy).await?;
+        self.run(member)?;
+        self.serving().await?;
+        Ok(data)
+    }
+
     /// Runs `etcdctl` against one member, or all of them.
     ///
     /// # Errors
@@ -224,11 +261,21 @@ impl Members {
     }
 }
 
+impl Drop for Members {
+    fn drop(&mut self) {
+        for disk in &self.disks {
+            // Whatever still runs there keeps it until it ends.
+            drop(std::process::Command::new("umount").arg("--lazy").arg(disk).status());
+        }
+    }
+}
+
 async fn run(mut command: Command) -> Result<String> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
     let ran = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
-    let ran = ran.context("etcdctl does not start: install etcd-client")?;
+    let ran = ran.with_context(|| format!("{program} does not start"))?;
     if !ran.status.success() {
-        bail!("etcdctl: {}", String::from_utf8_lossy(&ran.stderr).trim());
+        bail!("{program}: {}", String::from_utf8_lossy(&ran.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
 }

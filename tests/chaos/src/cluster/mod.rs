@@ -88,6 +88,8 @@ pub struct Plan {
     pub hosts: bool,
     /// etcd's quota in bytes.
     pub quota: Option<u64>,
+    /// Whether each process has a clock of its own, which can be set.
+    pub clocks: bool,
     /// Further flags for every process.
     pub flags: Vec<String>,
 }
@@ -102,6 +104,7 @@ impl Plan {
             members: 3,
             hosts: false,
             quota: None,
+            clocks: false,
             flags: Vec::new(),
         }
     }
@@ -161,7 +164,9 @@ impl Cluster {
                 }
                 let arguments = arguments(plan, &path, role, &name, &own, &records);
                 links.insert(name.clone(), own);
-                processes.push(Process::start(&plan.binary, role, name, &path, arguments, &tasks));
+                let clock = if plan.clocks { Some(process::clock(&path, &name)?) } else { None };
+                let command = process::Program { binary: plan.binary.clone(), arguments, clock };
+                processes.push(Process::start(command, role, name, &path, &tasks));
             }
         }
         let mut services = BTreeMap::new();

@@ -93,6 +93,34 @@ pub struct Death {
     pub served: bool,
 }
 
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The binary.
+    pub binary: PathBuf,
+    /// What it is told.
+    pub arguments: Vec<String>,
+    /// The file that sets its clock off, where it has one of its own.
+    pub clock: Option<PathBuf>,
+}
+
+/// The file that sets the clock of a process off: `+0` where it goes right, `+1h` where it is an hour ahead.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn clock(folder: &Path, name: &str) -> Result<PathBuf> {
+    let clock = folder.join(format!("{name}.clock"));
+    std::fs::write(&clock, "+0")?;
+    Ok(clock)
+}
+
+/// The library that tells a program another time. It is loaded before the program's own, which asks the system through it.
+fn library() -> Result<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib")?;
+    let libraries = folders.flatten().map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    libraries.into_iter().find(|library| library.exists()).context("there is no libfaketime: install it")
+}
+
 /// A supervised process.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -102,33 +130,29 @@ pub struct Process {
     pub name: String,
     /// Its log, over all its lives.
     pub log: PathBuf,
+    /// The file that sets its clock off, where it has one of its own.
+    pub clock: Option<PathBuf>,
     life: Arc<watch::Sender<Life>>,
     deaths: Arc<Mutex<Vec<Death>>>,
 }
 
 impl Process {
-    /// Starts `binary` with `arguments`, and again whenever it ends, until `tasks` are cancelled.
+    /// Starts the program, and again whenever it ends, until `tasks` are cancelled.
     #[must_use]
-    pub fn start(
-        binary: &Path,
-        role: Role,
-        name: String,
-        folder: &Path,
-        arguments: Vec<String>,
-        tasks: &Tasks,
-    ) -> Self {
+    pub fn start(program: Program, role: Role, name: String, folder: &Path, tasks: &Tasks) -> Self {
         let process = Self {
             role,
             log: folder.join(format!("{name}.log")),
+            clock: program.clock.clone(),
             name,
             life: Arc::new(watch::Sender::default()),
             deaths: Arc::default(),
         };
-        let (supervised, binary, stop) = (process.clone(), binary.to_owned(), tasks.token());
+        let (supervised, stop) = (process.clone(), tasks.token());
         tasks.background("process", async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = supervised.supervise(&binary, &arguments) => {}
+                () = supervised.supervise(&program) => {}
             }
         });
         process
@@ -171,9 +195,9 @@ impl Process {
         }
     }
 
-    async fn supervise(&self, binary: &Path, arguments: &[String]) {
+    async fn supervise(&self, program: &Program) {
         loop {
-            if let Err(error) = self.live(binary, arguments).await {
+            if let Err(error) = self.live(program).await {
                 let death = Death {
                     name: self.name.clone(),
                     status: format!("{error:#}"),
@@ -186,12 +210,18 @@ impl Process {
         }
     }
 
-    async fn live(&self, binary: &Path, arguments: &[String]) -> Result<()> {
+    async fn live(&self, program: &Program) -> Result<()> {
         let stderr = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(binary);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
+        let mut command = Command::new(&program.binary);
+        command.args(&program.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(stderr).kill_on_drop(true);
+        if let Some(clock) = &program.clock {
+            // Leases and timeouts go by the monotonic clock, which never jumps.
+            command.env("LD_PRELOAD", library()?).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+        }
         let mut child: Child =
-            command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+            command.spawn().with_context(|| format!("cannot start {}", program.binary.display()))?;
         let pid = child.id();
         self.life.send_modify(|life| {
             *life = Life { pid, addresses: None, starts: life.starts + 1, condemned: false };
