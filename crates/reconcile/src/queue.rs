@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use isocenter_domain::Time;
@@ -17,6 +17,9 @@ use crate::Key;
 /// How many keys a queue holds where nothing else is said: ten times the studies of a large city's day. A key costs
 /// some 200 bytes.
 pub const DEFAULT_LIMIT: usize = 262_144;
+
+/// A clock that falls behind by more than this was set back: time servers slew what is less.
+const SET_BACK: Duration = Duration::from_secs(1);
 
 /// Keys to be looked at, each at most once, each at its earliest wish. Clones are the same queue.
 ///
@@ -44,6 +47,8 @@ struct State<K> {
     /// The keys that wait, not the running ones.
     due: BTreeSet<(Time, K)>,
     overflowed: bool,
+    /// What the clocks said when they were last read.
+    read: (Time, Instant),
 }
 
 #[derive(Default)]
@@ -78,7 +83,9 @@ impl<K: Key> Queue<K> {
     /// A queue of at most `limit` keys, those that run and those that wait for their time included.
     #[must_use]
     pub fn bounded(clock: Arc<dyn Clock>, limit: usize) -> Self {
-        let state = State { owns: None, entries: HashMap::new(), due: BTreeSet::new(), overflowed: false };
+        let read = (clock.now(), clock.monotonic());
+        let state =
+            State { owns: None, entries: HashMap::new(), due: BTreeSet::new(), overflowed: false, read };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -95,7 +102,12 @@ impl<K: Key> Queue<K> {
 
     /// Has `key` looked at no later than `at`: an earlier wish stays.
     pub fn wake_at(&self, key: K, at: Time) -> bool {
-        let queued = self.0.state.lock().schedule(key, at, self.0.limit);
+        let queued = {
+            let mut state = self.0.state.lock();
+            // So that a clock which is set back before the runner looks is seen to have been ahead.
+            state.now(&*self.0.clock);
+            state.schedule(key, at, self.0.limit)
+        };
         self.0.changed.notify_one();
         queued
     }
@@ -155,8 +167,8 @@ impl<K: Key> Queue<K> {
     /// Takes the key that is due the longest: it runs until [`Queue::finish`]. Keys that are another process's are
     /// forgotten on the way: whoever works on them knows of them as this process did.
     pub(crate) fn take(&self) -> Option<K> {
-        let now = self.0.clock.now();
         let mut state = self.0.state.lock();
+        let now = state.now(&*self.0.clock);
         while state.due.first()?.0 <= now {
             let (_, key) = state.due.pop_first()?;
             if state.owns.as_ref().is_some_and(|owns| !owns(&key)) {
@@ -220,8 +232,9 @@ impl<K: Key> Queue<K> {
 
     /// How long until a key is due; `None` where none waits.
     pub(crate) fn next_in(&self) -> Option<Duration> {
-        let now = self.0.clock.now();
-        self.0.state.lock().due.first().map(|(at, _)| at.since(now))
+        let mut state = self.0.state.lock();
+        let now = state.now(&*self.0.clock);
+        state.due.first().map(|(at, _)| at.since(now))
     }
 
     /// Returns when a key was woken since the last call.
@@ -240,6 +253,25 @@ impl<K: Key> Queue<K> {
 }
 
 impl<K: Key> State<K> {
+    /// The time. Where the clock was set back, what waits goes back with it: a wait that was reckoned by the wrong clock is as
+    /// long as it was meant to be. Set ahead, it only ends waits early, which does no harm.
+    #[expect(clippy::iter_over_hash_type, reason = "each entry is changed by itself, in whatever order")]
+    fn now(&mut self, clock: &dyn Clock) -> Time {
+        let (now, steady) = (clock.now(), clock.monotonic());
+        let expected = self.read.0.plus(steady.saturating_duration_since(self.read.1));
+        self.read = (now, steady);
+        let back = expected.since(now);
+        if back > SET_BACK {
+            tracing::warn!(seconds = back.as_secs(), "the clock was set back");
+            let due = std::mem::take(&mut self.due);
+            self.due = due.into_iter().map(|(at, key)| (at.minus(back), key)).collect();
+            for entry in self.entries.values_mut() {
+                entry.due = entry.due.map(|at| at.minus(back));
+            }
+        }
+        now
+    }
+
     fn schedule(&mut self, key: K, at: Time, limit: usize) -> bool {
         if !self.entries.contains_key(&key) && self.entries.len() >= limit {
             self.overflowed = true;
@@ -313,6 +345,21 @@ mod tests {
         assert_eq!(queue.take(), Some(1));
         queue.finish(1, None);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_takes_what_waits_with_it() {
+        let (queue, clock) = queue(10);
+        let hour = Duration::from_secs(3_600);
+        clock.set(clock.now().plus(hour));
+        queue.wake_at(1, clock.now().plus(Duration::from_secs(5)));
+        queue.wake_at(2, clock.now().plus(Duration::from_secs(9)));
+        clock.set(clock.now().minus(hour));
+        assert_eq!((queue.take(), queue.next_in()), (None, Some(Duration::from_secs(5))));
+        // An earlier wish still finds the later one, and takes its place.
+        queue.wake_at(2, clock.now().plus(Duration::from_secs(1)));
+        clock.advance(Duration::from_secs(5));
+        assert_eq!((queue.take(), queue.take(), queue.take(), queue.len()), (Some(2), Some(1), None, 2));
     }
 
     #[test]
