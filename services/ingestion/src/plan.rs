@@ -145,6 +145,9 @@ pub(crate) enum Completion {
 /// Nothing pending, no association open, and no image for the `quiet` period make it whole. Past `max_assembly` it is whole
 /// with what is there; a node that is not settled then is named as a doubt. A study of which no node lists anything is not
 /// whole, unless a node is in doubt: what that one put into blobs it may not have come to list.
+///
+/// A time that is further ahead than the wait that is reckoned from it was written by a clock that had jumped: it says
+/// nothing, and nobody waits for it to come true.
 pub(crate) fn complete(
     study: &Study,
     intakes: &[(NodeId, Intake)],
@@ -152,8 +155,9 @@ pub(crate) fn complete(
     quiet: Duration,
     max_assembly: Duration,
 ) -> Completion {
+    let over = |since: Time, wait: Duration| now >= since.plus(wait) || since > now.plus(wait);
     let bound = study.first_received_at.plus(max_assembly);
-    let past = now >= bound;
+    let past = over(study.first_received_at, max_assembly);
     match doubt(intakes) {
         Some(doubt) if past => Completion::Complete { evidence: Evidence::AssemblyBound, doubt: Some(doubt) },
         Some(_) => Completion::Wait(Some(bound)),
@@ -163,7 +167,7 @@ pub(crate) fn complete(
         None => {
             let last = intakes.iter().map(|(_, intake)| intake.last_at).max().unwrap_or_default();
             let quiet_at = last.plus(quiet);
-            if now >= quiet_at {
+            if over(last, quiet) {
                 Completion::Complete { evidence: Evidence::QuietPeriod, doubt: None }
             } else if past {
                 Completion::Complete { evidence: Evidence::AssemblyBound, doubt: None }
