@@ -141,7 +141,10 @@ fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Tim
         DeliveryState::Retrying { error, .. } if schedule.gives_up(delivery.since, now) => {
             Next::DeadLetter(key.clone(), given_up(delivery.attempts, error))
         }
-        DeliveryState::Retrying { next, .. } if *next > now => Next::WaitUntil(*next),
+        // A pause longer than any was reckoned by a clock that had jumped: nobody waits for it.
+        DeliveryState::Retrying { next, .. } if *next > now && *next <= now.plus(schedule.max) => {
+            Next::WaitUntil(*next)
+        }
         DeliveryState::Retrying { .. } => Next::Send(key.clone()),
         DeliveryState::DeadLetter { .. }
         | DeliveryState::Sent { .. }

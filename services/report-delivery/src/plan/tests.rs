@@ -110,6 +110,7 @@ fn only_the_first_that_is_not_accepted_may_go() {
         (letter, DeliveryState::Pending, Next::Idle),
         (retrying(2_000), DeliveryState::Pending, Next::WaitUntil(Time(2_000))),
         (retrying(1_000), DeliveryState::Pending, Next::Send(key(1))),
+        (retrying(3_600_000_000), DeliveryState::Pending, Next::Send(key(1))),
         (DeliveryState::Sent { until: Time(1_001) }, DeliveryState::Pending, Next::WaitUntil(Time(1_001))),
         (DeliveryState::Sent { until: Time(1_000) }, DeliveryState::Pending, Next::Lapse(key(1))),
     ] {
