@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use isocenter_runtime::{clock, config::Period};
+use isocenter_testkit::http_get;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdout, Command},
 };
 
@@ -20,6 +20,8 @@ use crate::Store;
 
 /// Longer than this for a start, and something is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// As long as a probe waits for an answer.
+const PROBE: Duration = Duration::from_secs(1);
 /// Between looks at what is to become so.
 const LOOK: Duration = Duration::from_millis(5);
 /// Clock ticks a second in /proc (`getconf CLK_TCK`; 100 on every Linux there is).
@@ -58,8 +60,10 @@ impl Etcd {
             .kill_on_drop(true)
             .spawn()
             .context("the program etcd is missing: install the package etcd-server")?;
-        until("etcd serves", async || get(client, "/health").await.is_some_and(|(code, _)| code == 200))
-            .await?;
+        until("etcd serves", async || {
+            http_get(client, "/health", PROBE).await.is_some_and(|(code, _)| code == 200)
+        })
+        .await?;
         Ok(Self { child, address: client.to_string(), _data: data })
     }
 
@@ -184,7 +188,8 @@ pub struct Server {
 impl Server {
     /// Waits until it says that it is ready.
     pub async fn ready(&self) -> Result<()> {
-        let look = async || get(self.health, "/healthz").await.is_some_and(|(code, _)| code == 200);
+        let look =
+            async || http_get(self.health, "/healthz", PROBE).await.is_some_and(|(code, _)| code == 200);
         until("isocenter is ready", look).await
     }
 
@@ -247,17 +252,4 @@ pub fn memory_mib(pid: u32) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
-}
-
-/// The status and the body that `path` answers; `None` where nobody answers.
-pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    // 1.0: the answer ends with the connection and is not chunked.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.ok()?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split_whitespace().nth(1)?.parse().ok()?, body.to_owned()))
 }

@@ -1,22 +1,10 @@
 //! Real etcd servers, each in a folder of its own, gone when dropped and when the test's process dies.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, process::Command};
 
 use tempfile::TempDir;
 
-/// How long a server may take to serve; a cold start needs about a second on an idle machine.
-const START: Duration = Duration::from_secs(60);
-
-/// Starts etcd beside a reader of our end of a pipe: when this process ends, however it ends, the pipe closes and the
-/// shell ends the server. The first line it prints is the server's process id.
-const GUARD: &str = r#"etcd "$@" & pid=$!; echo "pid $pid"; cat >/dev/null; kill -9 $pid; wait $pid"#;
+use crate::guarded::{Guarded, Says, Starting};
 
 /// A signal to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,82 +17,54 @@ pub enum Signal {
     Kill,
 }
 
+impl Signal {
+    /// As `kill` takes it.
+    pub(crate) fn flag(self) -> &'static str {
+        match self {
+            Self::Stop => "-STOP",
+            Self::Cont => "-CONT",
+            Self::Kill => "-KILL",
+        }
+    }
+}
+
 /// One running etcd process.
 #[derive(Debug)]
 struct Process {
-    guard: Child,
-    pid: u32,
+    guarded: Guarded,
     client: String,
 }
 
 impl Process {
-    fn spawn(args: &[String]) -> (Child, Receiver<String>) {
+    fn spawn(args: &[String]) -> Starting {
         let found = Command::new("etcd").arg("--version").output();
         assert!(
             found.is_ok_and(|out| out.status.success()),
             "the program etcd is missing: install the package etcd-server (Debian: apt-get install etcd-server)"
         );
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "etcd-guard"])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a shell starts");
-        // Room for every line of a start, so that the readers are never held up; later lines are dropped when full.
-        let (sender, lines) = sync_channel(1024);
-        let out = guard.stdout.take().expect("stdout is piped");
-        let err = guard.stderr.take().expect("stderr is piped");
-        let also = sender.clone();
-        std::thread::spawn(move || {
-            BufReader::new(out).lines().map_while(Result::ok).for_each(|line| drop(also.try_send(line)));
-        });
-        std::thread::spawn(move || {
-            BufReader::new(err).lines().map_while(Result::ok).for_each(|line| drop(sender.try_send(line)));
-        });
-        (guard, lines)
+        let command: Vec<_> = std::iter::once("etcd".to_owned()).chain(args.iter().cloned()).collect();
+        Starting::spawn("etcd", "-KILL", &command)
     }
 
     /// Reads the log until the server serves.
-    fn ready((mut guard, lines): (Child, Receiver<String>)) -> Self {
-        let mut pid = None;
-        let mut seen = Vec::new();
-        let client = loop {
-            match lines.recv_timeout(START) {
-                Ok(line) => {
-                    if let Some(id) = line.strip_prefix("pid ") {
-                        pid = id.trim().parse().ok();
-                    } else if line.contains("serving client traffic") {
-                        break address(&line).expect("the line names the address");
-                    }
-                    seen.push(line);
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    drop(guard.kill());
-                    panic!("etcd did not start; it said:\n{}", seen.join("\n"));
-                }
-            }
+    fn ready(starting: Starting) -> Self {
+        let serves = |line: &str| match line.contains("serving client traffic") {
+            true => Says::Serves,
+            false => Says::Nothing,
         };
-        Self { guard, pid: pid.expect("the guard prints the id before the server serves"), client }
+        let (guarded, line) = starting.ready(serves);
+        Self { guarded, client: address(&line).expect("the line names the address") }
     }
 
     fn signal(&self, signal: Signal) {
-        let name = match signal {
-            Signal::Stop => "-STOP",
-            Signal::Cont => "-CONT",
-            Signal::Kill => "-KILL",
-        };
-        // A process that is gone already has got what was wanted.
-        drop(Command::new("kill").args([name, &self.pid.to_string()]).stderr(Stdio::null()).status());
+        self.guarded.send(signal.flag());
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.signal(Signal::Kill);
-        drop(self.guard.stdin.take());
-        drop(self.guard.wait());
+        self.guarded.end();
     }
 }
 

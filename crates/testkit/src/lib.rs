@@ -4,6 +4,8 @@
 //! skipped.
 
 mod etcd;
+mod guarded;
+mod http;
 mod netns;
 mod pki;
 mod postgres;
@@ -12,6 +14,7 @@ mod proxy;
 mod wait;
 
 pub use etcd::{EtcdCluster, EtcdServer, Signal, Snapshot};
+pub use http::http_get;
 pub use netns::{Host, Network, is_allowed};
 pub use pki::{Pair, Pki, Usage, Validity};
 pub use postgres::PostgresServer;

@@ -2,26 +2,19 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     net::TcpListener,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{RecvTimeoutError, sync_channel},
-    time::Duration,
+    process::Command,
 };
 
 use tempfile::TempDir;
 
-use crate::Signal;
-
-/// How long a server may take to serve; a start needs about a quarter of a second on an idle machine, recovery more.
-const START: Duration = Duration::from_secs(60);
-
-/// Starts the server beside a reader of our end of a pipe: when this process ends, however it ends, the pipe closes and
-/// the server shuts down at once. The first line it prints is the server's process id. An argument list that begins with
-/// `setpriv` becomes the server by exec, so that the id is the server's own.
-const GUARD: &str = r#""$@" & pid=$!; echo "pid $pid"; cat >/dev/null; kill -QUIT $pid; wait $pid"#;
+use crate::{
+    Signal,
+    guarded::{Guarded, Says, Starting, signal_to},
+};
 
 /// The unprivileged account that Debian's package makes: PostgreSQL refuses to run as root.
 const ACCOUNT: &str = "postgres";
@@ -51,11 +44,9 @@ pub struct PostgresServer {
     process: Option<Process>,
 }
 
+/// The server and the processes that it makes.
 #[derive(Debug)]
-struct Process {
-    guard: Child,
-    pid: u32,
-}
+struct Process(Guarded);
 
 impl PostgresServer {
     /// Starts a server on a Unix socket and waits until it serves.
@@ -189,12 +180,7 @@ impl PostgresServer {
     /// Signals the server and each of its processes; one that is down is left alone.
     pub fn signal(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
-        let name = match signal {
-            Signal::Stop => "-STOP",
-            Signal::Cont => "-CONT",
-            Signal::Kill => "-KILL",
-        };
-        process.signal_all(name);
+        process.signal_all(signal.flag());
     }
 
     /// Ends every process of the server at once, in whatever it is doing; the data stay.
@@ -206,8 +192,8 @@ impl PostgresServer {
     /// Shuts the server down: what is not committed is rolled back, connections are closed.
     pub fn stop(&mut self) {
         if let Some(process) = &mut self.process {
-            process.send("-INT");
-            process.end();
+            process.0.send("-INT");
+            process.0.end();
         }
         self.process = None;
     }
@@ -224,81 +210,36 @@ impl PostgresServer {
 
 impl Process {
     fn start(arguments: &[String]) -> Self {
-        let mut guard = Command::new("sh")
-            .args(["-c", GUARD, "postgres-guard"])
-            .args(arguments)
-            // The server's processes change to folders of their own; this one has to be readable by their account.
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a shell starts");
-        // Room for every line of a start, so that the readers are never held up; later lines are dropped when full.
-        let (sender, lines) = sync_channel(1024);
-        let out = guard.stdout.take().expect("stdout is piped");
-        let err = guard.stderr.take().expect("stderr is piped");
-        let also = sender.clone();
-        std::thread::spawn(move || {
-            BufReader::new(out).lines().map_while(Result::ok).for_each(|line| drop(also.try_send(line)));
-        });
-        std::thread::spawn(move || {
-            BufReader::new(err).lines().map_while(Result::ok).for_each(|line| drop(sender.try_send(line)));
-        });
-        let (mut pid, mut ready, mut seen) = (None, false, Vec::new());
-        while pid.is_none() || !ready {
-            match lines.recv_timeout(START) {
-                Ok(line) => {
-                    if let Some(id) = line.strip_prefix("pid ") {
-                        pid = id.trim().parse().ok();
-                    }
-                    ready |= line.contains("database system is ready to accept connections");
-                    let over = line.contains("database system is shut down") || line.contains("FATAL");
-                    // Until it serves it refuses whoever connects, and says so.
-                    let early = line.contains("the database system is");
-                    seen.push(line);
-                    assert!(!over || early, "PostgreSQL did not start; it said:\n{}", seen.join("\n"));
-                }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    drop(guard.kill());
-                    panic!("PostgreSQL did not start; it said:\n{}", seen.join("\n"));
-                }
+        let says = |line: &str| {
+            // Until it serves it refuses whoever connects, and says so.
+            let early = line.contains("the database system is");
+            let over = line.contains("database system is shut down") || line.contains("FATAL");
+            match (line.contains("database system is ready to accept connections"), over && !early) {
+                (true, _) => Says::Serves,
+                (false, true) => Says::Failed,
+                (false, false) => Says::Nothing,
             }
-        }
-        Self { guard, pid: pid.expect("the loop ends with an id") }
-    }
-
-    /// A process that is gone already has got what was wanted.
-    fn send(&self, signal: &str) {
-        signal_to(signal, &[self.pid.to_string()]);
+        };
+        Self(Starting::spawn("postgres", "-QUIT", arguments).ready(says).0)
     }
 
     /// First the parent is frozen, so that it makes no further process and does not clean up after those that die.
     fn signal_all(&self, signal: &str) {
-        self.send("-STOP");
-        let children = format!("/proc/{0}/task/{0}/children", self.pid);
+        self.0.send("-STOP");
+        let children = format!("/proc/{0}/task/{0}/children", self.0.pid());
         let children = fs::read_to_string(children).unwrap_or_default();
         let mut all: Vec<String> = children.split_whitespace().map(ToOwned::to_owned).collect();
-        all.push(self.pid.to_string());
+        all.push(self.0.pid().to_string());
         signal_to(signal, &all);
-    }
-
-    fn end(&mut self) {
-        drop(self.guard.stdin.take());
-        drop(self.guard.wait());
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.send("-CONT");
-        self.send("-QUIT");
-        self.end();
+        self.0.send("-CONT");
+        self.0.send("-QUIT");
+        self.0.end();
     }
-}
-
-fn signal_to(signal: &str, processes: &[String]) {
-    drop(Command::new("kill").arg(signal).args(processes).stderr(Stdio::null()).status());
 }
 
 /// The ids of the account to run as; `None` where we are not root and run as ourselves.

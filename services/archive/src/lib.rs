@@ -13,6 +13,7 @@
 mod compare;
 mod config;
 mod error;
+mod group;
 mod item;
 mod metrics;
 mod operate;
@@ -39,11 +40,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     compare::Comparer,
+    group::Group,
     metrics::Metrics,
     plan::Grace,
     reconcile::{
         close::Closer,
-        drain::{Drainer, Outbox},
+        drain::Drainer,
+        outbox::Outbox,
         reopen::Reopener,
         source::{Live, Received},
     },
@@ -58,7 +61,7 @@ pub use crate::{
 /// How often the gauges of the outbox are made fresh: as often as they are scraped, about.
 const OBSERVE: Duration = Duration::from_secs(15);
 
-/// Shards drained at a time: SQL has one writer, so that more would only wait for it.
+/// Groups drained at a time: SQL has one writer, so that more would only wait for it.
 const DRAINERS: usize = 4;
 
 /// What the archive stands on.
@@ -162,7 +165,7 @@ impl Service {
     pub async fn run(self) -> Result<(), Error> {
         let Self { drainer, closer, reopener, deps, metrics, ended, .. } = self;
         let clock = deps.tables.clock();
-        let shards: Queue<u8> = Queue::new(Arc::clone(clock));
+        let groups: Queue<Group> = Queue::new(Arc::clone(clock));
         let live: Queue<StudyKey> = Queue::new(Arc::clone(clock));
         let received: Queue<StudyKey> = Queue::new(Arc::clone(clock));
         let outbox = Arc::new(Outbox(Arc::clone(deps.tables.kv())));
@@ -170,8 +173,8 @@ impl Service {
         let share = || Arc::new(deps.shares.clone());
         let drain = Options { concurrency: DRAINERS, ..Options::new("journal") };
         tokio::join!(
-            Feed::new("journal").run(outbox, share(), shards.clone(), ended.clone()),
-            Runner::new(drain, hooks.clone()).run(shards, Arc::<Drainer>::clone(&drainer), ended.clone()),
+            Feed::new("journal").run(outbox, share(), groups.clone(), ended.clone()),
+            Runner::new(drain, hooks.clone()).run(groups, Arc::<Drainer>::clone(&drainer), ended.clone()),
             Feed::new("close").run(
                 Arc::new(Live(deps.mirrors.clone())),
                 share(),
@@ -191,7 +194,7 @@ impl Service {
                 ended.clone()
             ),
             observe(&drainer, ended.clone()),
-            drainer.follow(ended.clone()),
+            drainer.follow(&deps.shares, ended.clone()),
             deps.records.keep(ended.clone()),
             told(&deps.records, &metrics, clock.as_ref(), ended.clone()),
         );

@@ -5,7 +5,6 @@ pub mod check;
 pub mod cluster;
 pub mod collect;
 pub mod evidence;
-pub mod http;
 pub mod peers;
 pub mod record;
 pub mod run;

@@ -3,17 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    ops::Bound,
     sync::{Arc, Weak},
 };
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::kv::{Event, Key, KeyValue, Listing, Revision};
+use crate::kv::{Event, Key, KeyValue, Listing, Range, Revision};
 
 /// Keys a subscription holds before it says [`Changed::Relist`] instead: above a day's peak of changes in flight, and a
 /// few MiB at most.
 pub const SUBSCRIBER_KEYS: usize = 16_384;
+
+/// Keys that are read under one lock: a few dozen microseconds, for which the next change waits.
+const AT_ONCE: usize = 1024;
 
 /// A key with its value as stored and as decoded.
 #[derive(Debug)]
@@ -26,7 +30,8 @@ pub struct Cached<T> {
 
 type Items<T> = BTreeMap<Key, Arc<Cached<T>>>;
 
-/// The whole cache at one moment. Holding it costs the next change a copy of the map, not of the values.
+/// The whole cache at one moment. Holding it costs the next change a copy of the map, not of the values: for caches of a few
+/// keys. What reads a large one uses [`Mirror::range`].
 pub struct Snapshot<T> {
     /// The revision it shows.
     pub revision: Revision,
@@ -85,6 +90,31 @@ impl<T> Mirror<T> {
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<Cached<T>>> {
         self.inner.state.read().items.get(key).cloned()
+    }
+
+    /// What is in `range`, in the order of keys, without a copy of anything: nobody waits for it for long, however much that
+    /// is. Up to some thousand keys are of one revision; of more, each is of its own moment during the call.
+    #[must_use]
+    pub fn range(&self, range: &Range) -> Vec<Arc<Cached<T>>> {
+        let (from, to) = range.bounds();
+        let high = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found: Vec<Arc<Cached<T>>> = Vec::new();
+        loop {
+            let last = found.last().map(Arc::clone);
+            let low = match &last {
+                None => Bound::Included(from.as_str()),
+                Some(last) => Bound::Excluded(last.kv.key.as_str()),
+            };
+            let before = found.len();
+            {
+                let state = self.inner.state.read();
+                let items = state.items.range::<str, _>((low, high)).take(AT_ONCE);
+                found.extend(items.map(|(_, cached)| Arc::clone(cached)));
+            }
+            if found.len() < before + AT_ONCE {
+                return found;
+            }
+        }
     }
 
     /// Everything, at one revision.

@@ -44,13 +44,7 @@ impl<R: Storable> Mirror<R> {
     /// The records in `range`, in the order of their keys.
     #[must_use]
     pub fn of(&self, range: &Range) -> Vec<Arc<Stored<R>>> {
-        let snapshot = self.0.snapshot();
-        let (from, to) = range.bounds();
-        let items = snapshot.items.range::<str, _>((
-            std::ops::Bound::Included(from.as_str()),
-            to.as_deref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded),
-        ));
-        items.filter_map(|(_, cached)| cached.value.clone().ok()).collect()
+        self.0.range(range).iter().filter_map(|cached| cached.value.clone().ok()).collect()
     }
 
     /// Every record, in the order of their keys.
@@ -79,7 +73,8 @@ impl<R: Storable> Mirror<R> {
                 match changes.next().await? {
                     Changed::Keys(keys) => Some((keys, (changes, true))),
                     Changed::Relist if !listed => {
-                        Some((mirror.snapshot().items.keys().cloned().collect(), (changes, true)))
+                        let all = mirror.range(&Range::all());
+                        Some((all.iter().map(|cached| cached.kv.key.clone()).collect(), (changes, true)))
                     }
                     Changed::Relist => None,
                 }
@@ -92,11 +87,11 @@ impl<R: Storable> Mirror<R> {
     }
 
     fn undecodable(&self) -> Vec<(String, String)> {
-        let snapshot = self.0.snapshot();
-        let bad = |(key, cached): (&Key, &Arc<reflector::Cached<Decoded<R>>>)| {
-            cached.value.as_ref().err().map(|why| (key.to_string(), why.clone()))
+        let all = self.0.range(&Range::all());
+        let bad = |cached: &Arc<reflector::Cached<Decoded<R>>>| {
+            cached.value.as_ref().err().map(|why| (cached.kv.key.to_string(), why.clone()))
         };
-        snapshot.items.iter().filter_map(bad).collect()
+        all.iter().filter_map(bad).collect()
     }
 }
 

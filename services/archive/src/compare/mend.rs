@@ -18,7 +18,8 @@ use isocenter_wire::{document::Stored as _, record as wire};
 use super::{Compared, Comparer, Remedy};
 use crate::{
     Error, Replayed,
-    item::{About, shard_of},
+    group::Group,
+    item::About,
     reconcile::{close::undecodable, reopen::last_head},
 };
 
@@ -32,7 +33,7 @@ pub(crate) struct Order {
 impl Comparer {
     /// Mends what it can. What fails is left as it is, with its remedy.
     pub async fn mend(&self, compared: &mut Compared, order: &Order) {
-        // A shard's journal is applied once, however many of its records lag.
+        // A group's journal is applied once, however many of its records lag.
         let mut replayed = BTreeSet::new();
         for difference in &mut compared.differences {
             let mended = match &difference.remedy {
@@ -73,19 +74,19 @@ impl Comparer {
         &self,
         key: &str,
         order: &Order,
-        replayed: &mut BTreeSet<u8>,
+        replayed: &mut BTreeSet<Group>,
     ) -> Result<Option<&'static str>, Error> {
-        let mut shards = BTreeSet::from([shard_of(key)]);
+        let mut groups = BTreeSet::from([Group::of(key)]);
         if let Some(study) = isocenter_domain::key::parse::<StudyKey>(key)
             && let Some(head) = last_head(&self.blobs, &study).await?
         {
             // What was closed with it may lack in the records without a trace.
-            shards.extend(head.records.iter().map(|(record, _)| shard_of(record)));
+            groups.extend(head.records.iter().map(|(record, _)| Group::of(record)));
         }
-        for shard in shards {
-            if replayed.insert(shard) {
+        for group in groups {
+            if replayed.insert(group) {
                 let mut done = Replayed::default();
-                let mut objects = self.blobs.list(&path::journal_of(shard));
+                let mut objects = self.blobs.list(&path::journal_of(group.shard()));
                 while let Some(object) = objects.next().await {
                     self.records.replay_one(&self.blobs, &object?.path, &mut done).await?;
                 }
@@ -102,7 +103,8 @@ impl Comparer {
             None => self.closed(key, order).await?,
         };
         let Some(first) = entries.first().map(|entry| entry.event.at) else { return Ok(None) };
-        let object = path::journal(shard_of(key), first, isocenter_runtime::random::uuid_v7().as_u128());
+        let object =
+            path::journal(Group::of(key).shard(), first, isocenter_runtime::random::uuid_v7().as_u128());
         self.blobs.put_new(&object, entries.encode().into()).await?;
         self.records.apply(&self.blobs, &object, &entries).await?;
         Ok(self.shows(key).await?.then_some("journaled again"))

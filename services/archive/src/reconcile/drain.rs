@@ -1,23 +1,22 @@
-//! From the outbox to the journal to the records, shard by shard, in the order of keys.
+//! From the outbox to the journal to the records, one group of shards after another, in the order of keys.
 //!
 //! Each step may be repeated: a crash anywhere journals the same events again at worst. An outbox entry goes only after its
 //! event is in the journal, and in the records, or, while they do not serve, its journal object is noted in the store as not
 //! yet applied. So no journal object is ever forgotten, and the store does not fill while the records are away.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream::BoxStream};
 use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
     Kind, Kinded as _, Time,
     document::{Event, JournalEntry},
     refs::Digest,
 };
-use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
+use isocenter_reconcile::{Failed, Outcome, Reconciler, Share};
 use isocenter_runtime::{random, task::chain};
 use isocenter_store::{
-    Compare, Event as Change, Key, KeyValue, Kv, Op, Page, Range, Revision, Txn, WatchItem,
+    Compare, Key, KeyValue, Op, Page, Range, Revision, Txn,
     table::{TableError, Tables, parse_outbox_key},
 };
 use isocenter_wire::{
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::close::{CLOSED, closed_with, undecodable};
 use crate::{
     Error,
+    group::Group,
     metrics::Metrics,
     records::{Records, Serving},
 };
@@ -43,15 +43,12 @@ const OPS: usize = 120;
 /// Events counted for the gauge of the outbox's depth.
 const COUNTED: usize = 10_000;
 
-/// What is journaled and not yet in the records: `journaled/{shard}/{name of the journal object}`, its value the object's
-/// whole name. Empty while the records serve.
+/// What is journaled and not yet in the records: `journaled/{first shard of the group}/{name of the journal object}`, its
+/// value the object's whole name. Empty while the records serve.
 pub(crate) const JOURNALED: &str = "journaled/";
 
 /// How often it is looked for: what was noted for a passing reason, or by a process that is gone.
 const FOLLOW: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// Shards there are, for ever.
-const SHARDS: usize = 256;
 
 pub(crate) struct Drainer {
     pub tables: Tables,
@@ -61,36 +58,36 @@ pub(crate) struct Drainer {
     pub interval: std::time::Duration,
     /// Keeps this process's journal objects apart from every other's.
     process: [u8; 16],
-    /// When each shard was last journaled.
-    last: Mutex<[Time; SHARDS]>,
+    /// When each group was last journaled.
+    last: Mutex<[Time; 16]>,
 }
 
-/// Part of a shard's outbox, in key order.
+/// Part of a group's outbox, in key order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// What is journaled.
     pub entries: Vec<JournalEntry>,
     /// The outbox entries it stands for.
     pub outbox: Vec<(Key, Revision)>,
-    /// Whether the shard has more after `last`.
+    /// Whether the group has more after `last`.
     pub more: bool,
     last: Option<Key>,
 }
 
 #[async_trait::async_trait]
 impl Reconciler for Drainer {
-    type Key = u8;
+    type Key = Group;
 
-    async fn reconcile(&self, shard: &u8) -> Result<Outcome, Failed> {
+    async fn reconcile(&self, group: &Group) -> Result<Outcome, Failed> {
         let now = self.tables.clock().now();
-        let last = self.last.lock()[usize::from(*shard)];
+        let last = self.last.lock()[group.index()];
         let due = last.plus(self.interval);
         // A clock set back must not stop the journal.
         if last != Time::ZERO && last <= now && now < due {
             return Ok(Outcome::At(due));
         }
-        if self.drain(*shard).await? > 0 {
-            self.last.lock()[usize::from(*shard)] = self.tables.clock().now();
+        if self.drain(*group).await? > 0 {
+            self.last.lock()[group.index()] = self.tables.clock().now();
         }
         Ok(Outcome::Done)
     }
@@ -105,21 +102,21 @@ impl Drainer {
         interval: std::time::Duration,
     ) -> Self {
         let process = random::uuid_v7().into_bytes();
-        let last = Mutex::new([Time::ZERO; SHARDS]);
+        let last = Mutex::new([Time::ZERO; 16]);
         Self { tables, blobs, records, metrics, interval, process, last }
     }
 
-    /// Everything of a shard that waits now. Returns how many events that was.
-    pub async fn drain(&self, shard: u8) -> Result<usize, Error> {
+    /// Everything of a group that waits now. Returns how many events that was.
+    pub async fn drain(&self, group: Group) -> Result<usize, Error> {
         let (mut after, mut drained) = (None, 0);
         loop {
-            let batch = self.collect(shard, after.take()).await?;
+            let batch = self.collect(group, after.take()).await?;
             if !batch.entries.is_empty() {
-                let object = self.timed("journal", self.journal(shard, &batch)).await?;
+                let object = self.timed("journal", self.journal(group, &batch)).await?;
                 if let Err(e) = self.timed("apply", self.apply(&object, &batch)).await {
                     // Whatever it is, the journal goes on.
                     tracing::debug!(error = %chain(&e), "a journal object is not applied yet");
-                    self.timed("note", self.note(shard, &object)).await?;
+                    self.timed("note", self.note(group, &object)).await?;
                 }
                 self.timed("delete", self.delete(&batch)).await?;
                 drained += batch.entries.len();
@@ -141,8 +138,8 @@ impl Drainer {
     }
 
     /// Reads events, and after them each record's value: a value is never older than its event.
-    pub async fn collect(&self, shard: u8, after: Option<Key>) -> Result<Batch, Error> {
-        let range = Range::prefix(format!("outbox/{shard:02x}/"))?;
+    pub async fn collect(&self, group: Group, after: Option<Key>) -> Result<Batch, Error> {
+        let range = group.outbox()?;
         let kv = self.tables.kv();
         let page = kv.list(&range, Page { limit: BATCH, after, at: None }).await?;
         let last = page.items.last().map(|kv| kv.key.clone());
@@ -196,7 +193,7 @@ impl Drainer {
     /// Writes the journal object. Its name is of this process and this batch, so that the same batch tried again is not
     /// journaled twice; where the first try was with older values, those are as good: each newer value has an event of
     /// its own still to come.
-    pub async fn journal(&self, shard: u8, batch: &Batch) -> Result<BlobPath, Error> {
+    pub async fn journal(&self, group: Group, batch: &Batch) -> Result<BlobPath, Error> {
         let first = batch.entries.iter().map(|entry| entry.event.at).min().unwrap_or_default();
         let mut name = self.process.to_vec();
         for (key, revision) in &batch.outbox {
@@ -205,7 +202,7 @@ impl Drainer {
         }
         let mut unique = [0; 16];
         unique.copy_from_slice(&Digest::of(&name).0[..16]);
-        let path = path::journal(shard, first, u128::from_be_bytes(unique));
+        let path = path::journal(group.shard(), first, u128::from_be_bytes(unique));
         let bytes = batch.entries.encode();
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         match self.blobs.put_new(&path, bytes.into()).await {
@@ -228,35 +225,39 @@ impl Drainer {
     }
 
     /// Notes in the store that a journal object is still to be applied.
-    pub async fn note(&self, shard: u8, object: &BlobPath) -> Result<(), Error> {
-        let key = Key::new(format!("{JOURNALED}{shard:02x}/{}", object.file_name()))?;
+    pub async fn note(&self, group: Group, object: &BlobPath) -> Result<(), Error> {
+        let key = Key::new(format!("{JOURNALED}{:02x}/{}", group.shard(), object.file_name()))?;
         let put = Op::put(&key, object.as_str().to_owned());
         let noted = self.tables.kv().txn(Txn::when(self.tables.epoch().to_vec(), vec![put])).await?;
         // A note of another epoch must not stand, and then the outbox entries must not go either.
         if noted.succeeded { Ok(()) } else { Err(TableError::Conflict.into()) }
     }
 
-    /// Applies what was noted, in the order of each shard's objects, and forgets it. Returns how many objects that was.
+    /// Applies what was noted of the groups of `share`, in the order of each one's objects, and forgets it. Returns how many
+    /// objects that was.
     ///
     /// An object that cannot be applied now is tried again at the next call; those after it are applied all the same, since
     /// each record goes only upward.
     ///
     /// # Errors
     /// [`Error::Unserved`] and the like where the records do not serve; what is left stays noted.
-    pub async fn catch_up(&self) -> Result<u64, Error> {
+    pub async fn catch_up(&self, share: &dyn Share) -> Result<u64, Error> {
         let range = Range::prefix(JOURNALED)?;
         let (mut applied, mut left, mut after) = (0, 0_i64, None);
         loop {
             let page = self.tables.kv().list(&range, Page { limit: BATCH, after, at: None }).await?;
-            for noted in &page.items {
+            let ours = |noted: &&KeyValue| shard_of(&noted.key).is_none_or(|shard| share.owns(shard));
+            let noted: Vec<_> = page.items.iter().filter(ours).collect();
+            let count = noted.len();
+            for noted in noted {
                 match self.applied(noted).await {
                     Ok(()) => applied += 1,
                     Err(e) if e.kind() == Kind::Unavailable => {
-                        self.metrics
-                            .unapplied
-                            .set(left + i64::try_from(page.items.len()).unwrap_or(i64::MAX));
+                        self.metrics.unapplied.set(left + i64::try_from(count).unwrap_or(i64::MAX));
                         return Err(e);
                     }
+                    // Another archive was first with it, or another epoch has begun, which ends this process.
+                    Err(e) if e.kind() == Kind::Conflict => {}
                     Err(e) => {
                         left += 1;
                         tracing::error!(key = %noted.key, error = %chain(&e), "a journal object cannot be applied");
@@ -277,16 +278,18 @@ impl Drainer {
         let bytes = self.blobs.get(&object).await?;
         let entries = Vec::<JournalEntry>::decode(&bytes).map_err(undecodable("a journal object"))?;
         self.apply(&object, &Batch { entries, ..Batch::default() }).await?;
-        self.tables.kv().txn(Txn::always(vec![Op::delete(&noted.key)])).await?;
-        Ok(())
+        let mut compare = self.tables.epoch().to_vec();
+        compare.push(Compare::unchanged(&noted.key, noted.mod_revision));
+        let forgotten = self.tables.kv().txn(Txn::when(compare, vec![Op::delete(&noted.key)])).await?;
+        if forgotten.succeeded { Ok(()) } else { Err(TableError::Conflict.into()) }
     }
 
-    /// Catches up whenever the records serve, until `ended`.
-    pub async fn follow(&self, ended: CancellationToken) {
+    /// Catches up with what is this process's whenever the records serve, until `ended`.
+    pub async fn follow(&self, share: &dyn Share, ended: CancellationToken) {
         let mut serving = self.records.watch();
         loop {
             if *serving.borrow_and_update() == Serving::Yes {
-                match self.catch_up().await {
+                match self.catch_up(share).await {
                     Ok(0) => {}
                     Ok(objects) => tracing::info!(objects, "the records caught up with the journal"),
                     Err(e) => {
@@ -304,15 +307,30 @@ impl Drainer {
     }
 
     /// Deletes exactly the outbox entries that were journaled. Where another process was first, each is tried alone.
+    ///
+    /// # Errors
+    /// [`TableError::Conflict`] where another epoch has begun: its store may tell of another history under the same keys and
+    /// revisions, and nothing of that is deleted.
     pub async fn delete(&self, batch: &Batch) -> Result<(), Error> {
         for entries in batch.outbox.chunks(OPS) {
-            if !delete(self.tables.kv().as_ref(), entries).await? {
+            if !self.delete_all(entries).await? {
+                let ours = Txn::when(self.tables.epoch().to_vec(), Vec::new());
+                if !self.tables.kv().txn(ours).await?.succeeded {
+                    return Err(TableError::Conflict.into());
+                }
                 for entry in entries {
-                    delete(self.tables.kv().as_ref(), std::slice::from_ref(entry)).await?;
+                    self.delete_all(std::slice::from_ref(entry)).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn delete_all(&self, entries: &[(Key, Revision)]) -> Result<bool, Error> {
+        let unchanged = entries.iter().map(|(key, revision)| Compare::unchanged(key, *revision));
+        let compare = self.tables.epoch().into_iter().chain(unchanged).collect();
+        let then = entries.iter().map(|(key, _)| Op::delete(key)).collect();
+        Ok(self.tables.kv().txn(Txn::when(compare, then)).await?.succeeded)
     }
 
     /// Sets the gauges of the outbox.
@@ -346,55 +364,7 @@ fn closed(with: &Event, key: &str, last: &[u8]) -> Option<JournalEntry> {
     Some(JournalEntry { event, value_seq: 0, value: Vec::new() })
 }
 
-async fn delete(kv: &dyn Kv, entries: &[(Key, Revision)]) -> Result<bool, Error> {
-    let compare = entries.iter().map(|(key, revision)| Compare::unchanged(key, *revision)).collect();
-    let then = entries.iter().map(|(key, _)| Op::delete(key)).collect();
-    Ok(kv.txn(Txn::when(compare, then)).await?.succeeded)
-}
-
-/// The shards that have something in the outbox.
-pub(crate) struct Outbox(pub Arc<dyn Kv>);
-
-#[async_trait::async_trait]
-impl KeySource for Outbox {
-    type Key = u8;
-
-    async fn list(&self) -> Result<Vec<u8>, Failed> {
-        let range = Range::prefix("outbox/")?;
-        let (mut shards, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.0.list(&range, Page { limit: 1, after, at: None }).await?;
-            let Some(shard) = page.items.first().and_then(|kv| shard_of(&kv.key)) else { return Ok(shards) };
-            shards.push(shard);
-            // '~' sorts after the kind of every record, so that the next key is of the next shard.
-            after = Some(Key::new(format!("outbox/{shard:02x}/~"))?);
-        }
-    }
-
-    async fn changes(&self) -> Result<BoxStream<'static, u8>, Failed> {
-        let range = Range::prefix("outbox/")?;
-        let now = self.0.list(&range, Page { limit: 1, ..Page::default() }).await?.revision;
-        let watch = self.0.watch(&range, now.next()).await?;
-        // The first error ends the stream: the feed lists again.
-        let shards = watch.take_while(|item| std::future::ready(item.is_ok())).flat_map(|item| {
-            let events = match item {
-                Ok(WatchItem::Events { events, .. }) => events,
-                Ok(WatchItem::Progress(_)) | Err(_) => Vec::new(),
-            };
-            let put = |event: Change| match event {
-                Change::Put(kv) => shard_of(&kv.key),
-                Change::Delete { .. } => None,
-            };
-            futures::stream::iter(events.into_iter().filter_map(put).collect::<Vec<_>>())
-        });
-        Ok(shards.boxed())
-    }
-
-    fn shard(&self, shard: &u8) -> u8 {
-        *shard
-    }
-}
-
-fn shard_of(key: &Key) -> Option<u8> {
+/// The shard that the key of an event or of a note names.
+pub(super) fn shard_of(key: &Key) -> Option<u8> {
     u8::from_str_radix(key.segments().nth(1)?, 16).ok()
 }

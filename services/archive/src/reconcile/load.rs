@@ -17,6 +17,7 @@ use isocenter_store::{
 use super::drain::JOURNALED;
 use crate::{
     Error,
+    group::Group,
     item::shard_of,
     plan::{Member, Unit},
 };
@@ -120,9 +121,9 @@ pub(crate) async fn waits(tables: &Tables, record: &str) -> Result<bool, Error> 
     Ok(!page.items.is_empty())
 }
 
-/// Whether some journal object of this record's shard waits to be applied to the records.
+/// Whether some journal object of this record's group of shards waits to be applied to the records.
 pub(crate) async fn unapplied(tables: &Tables, record: &str) -> Result<bool, Error> {
-    let range = Range::prefix(format!("{JOURNALED}{:02x}/", shard_of(record)))?;
+    let range = Range::prefix(format!("{JOURNALED}{:02x}/", Group::of(record).shard()))?;
     let page = tables.kv().list(&range, Page { limit: 1, ..Page::default() }).await?;
     Ok(!page.items.is_empty())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod close;
 pub(crate) mod drain;
 pub(crate) mod load;
+pub(crate) mod outbox;
 pub(crate) mod reopen;
 pub(crate) mod source;
 

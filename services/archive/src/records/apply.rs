@@ -15,7 +15,8 @@ use sqlx::{Any, Row as _, Transaction};
 use super::{Records, number, project, query};
 use crate::{
     Error,
-    item::{About, Item, Kept, kind, shard_of},
+    group::Group,
+    item::{About, Item, Kept, kind},
 };
 
 /// What became of some entries.
@@ -33,7 +34,7 @@ pub(crate) struct Applied {
 type Manifests = BTreeMap<StudyKey, Manifest>;
 
 impl Records {
-    /// Applies the entries of one journal object, all of one shard, in one SQL transaction.
+    /// Applies the entries of one journal object, all of one group of shards, in one SQL transaction.
     ///
     /// # Errors
     /// [`Error::Records`] and [`Error::Unserved`], and [`Error::Blobs`] where a manifest cannot be read now. Nothing is
@@ -44,7 +45,7 @@ impl Records {
         object: &BlobPath,
         entries: &[JournalEntry],
     ) -> Result<Applied, Error> {
-        let Some(shard) = entries.first().map(|entry| shard_of(&entry.event.key)) else {
+        let Some(group) = entries.first().map(|entry| Group::of(&entry.event.key)) else {
             return Ok(Applied::default());
         };
         self.within(async {
@@ -53,7 +54,7 @@ impl Records {
             // Closed never.
             let _writer = self.writers.acquire().await;
             let mut tx = self.begin().await?;
-            take_turn(&mut tx, shard).await?;
+            take_turn(&mut tx, group).await?;
             for entry in entries {
                 apply_one(&mut tx, &manifests, entry, &mut applied).await?;
             }
@@ -71,7 +72,7 @@ impl Records {
         self.within(async {
             let _writer = self.writers.acquire().await;
             let mut tx = self.begin().await?;
-            take_turn(&mut tx, shard_of(&text(key))).await?;
+            take_turn(&mut tx, Group::of(&text(key))).await?;
             project::index(&mut tx, key, manifest).await?;
             Ok(tx.commit().await?)
         })
@@ -116,9 +117,10 @@ impl Records {
     }
 }
 
-/// Waits for whoever applies to the same shard, in whichever process.
-pub(super) async fn take_turn(tx: &mut Transaction<'static, Any>, shard: u8) -> Result<(), Error> {
-    let turn = sqlx::query("UPDATE shards SET turn = turn + 1 WHERE shard = $1").bind(i64::from(shard));
+/// Waits for whoever applies to the same group of shards, in whichever process.
+pub(super) async fn take_turn(tx: &mut Transaction<'static, Any>, group: Group) -> Result<(), Error> {
+    let turn =
+        sqlx::query("UPDATE shards SET turn = turn + 1 WHERE shard = $1").bind(i64::from(group.shard()));
     turn.execute(&mut **tx).await?;
     Ok(())
 }

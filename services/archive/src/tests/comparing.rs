@@ -24,7 +24,7 @@ use super::fixture::{
 };
 
 /// A fixture with two delivered studies, journaled, one of them closed.
-async fn clean() -> (Fixture, StudyKey, StudyKey) {
+pub(super) async fn clean() -> (Fixture, StudyKey, StudyKey) {
     let fixture = Fixture::new().await;
     let closed = fixture.delivered(&Given { uid: "1.2.4", ..Given::default() }).await;
     fixture.drain().await;

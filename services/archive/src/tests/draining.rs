@@ -7,13 +7,14 @@ use isocenter_domain::{
     key::{IntakeKey, StudyKey, text},
     record::{intake::Intake, study::Study},
 };
+use isocenter_reconcile::{Everything, Share};
 use isocenter_wire::document::Stored as _;
 
 use super::fixture::{Fixture, Given, intake_key};
-use crate::{reconcile::drain::Drainer, replay};
+use crate::{group::Group, reconcile::drain::Drainer, replay};
 
-fn shard(key: &StudyKey) -> u8 {
-    isocenter_domain::key::shard(&key.tenant, key.study.as_str())
+fn group(key: &StudyKey) -> Group {
+    Group::of(&text(key))
 }
 
 /// All journal entries, in the order of their objects.
@@ -62,16 +63,16 @@ async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
         let fixture = Fixture::new().await;
         let key = fixture.complete(&Given::default()).await;
         let crashed: Drainer = fixture.drainer();
-        let batch = crashed.collect(shard(&key), None).await.unwrap();
+        let batch = crashed.collect(group(&key), None).await.unwrap();
         if steps > 0 {
-            let object = crashed.journal(shard(&key), &batch).await.unwrap();
+            let object = crashed.journal(group(&key), &batch).await.unwrap();
             if steps > 1 {
                 crashed.apply(&object, &batch).await.unwrap();
             }
         }
         // Another replica, which had begun with the same events, is as slow as can be.
         let slow = fixture.drainer();
-        let slow_batch = slow.collect(shard(&key), None).await.unwrap();
+        let slow_batch = slow.collect(group(&key), None).await.unwrap();
         if steps > 2 {
             crashed.delete(&batch).await.unwrap();
         }
@@ -79,7 +80,7 @@ async fn a_crash_between_any_two_steps_changes_nothing_in_the_end() {
         fixture.drain().await;
         fixture.update::<Study>(&key, "touched", |study| Study { revision: 2, ..study }).await;
         fixture.drain().await;
-        let object = slow.journal(shard(&key), &slow_batch).await.unwrap();
+        let object = slow.journal(group(&key), &slow_batch).await.unwrap();
         slow.apply(&object, &slow_batch).await.unwrap();
         slow.delete(&slow_batch).await.unwrap();
         assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
@@ -97,10 +98,10 @@ async fn the_same_batch_tried_again_is_one_journal_object() {
     let fixture = Fixture::new().await;
     let key = fixture.complete(&Given::default()).await;
     let drainer = fixture.drainer();
-    let first = drainer.collect(shard(&key), None).await.unwrap();
-    drainer.journal(shard(&key), &first).await.unwrap();
-    let again = drainer.collect(shard(&key), None).await.unwrap();
-    drainer.journal(shard(&key), &again).await.unwrap();
+    let first = drainer.collect(group(&key), None).await.unwrap();
+    drainer.journal(group(&key), &first).await.unwrap();
+    let again = drainer.collect(group(&key), None).await.unwrap();
+    drainer.journal(group(&key), &again).await.unwrap();
     assert_eq!(journal(&fixture).await.len(), first.entries.len());
 }
 
@@ -116,7 +117,7 @@ async fn more_events_than_a_batch_are_all_drained() {
             })
             .await;
     }
-    assert_eq!(fixture.drainer().drain(shard(&key)).await.unwrap(), 303);
+    assert_eq!(fixture.drainer().drain(group(&key)).await.unwrap(), 303);
     assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new());
     let events = fixture.records.events(&key, None, 1_000).await.unwrap();
     let seqs: Vec<u64> =
@@ -150,10 +151,10 @@ async fn the_journal_alone_makes_equal_records() {
 async fn two_changes_under_one_counter_are_an_alarm_and_both_are_kept() {
     let fixture = Fixture::new().await;
     let key = fixture.complete(&Given::default()).await;
-    let batch = fixture.drainer().collect(shard(&key), None).await.unwrap();
+    let batch = fixture.drainer().collect(group(&key), None).await.unwrap();
     fixture.drain().await;
     let study = batch.entries.iter().find(|entry| entry.event.key == text(&key)).unwrap();
-    let object = path::journal(shard(&key), study.event.at, 1);
+    let object = path::journal(group(&key).shard(), study.event.at, 1);
     let other = Event { op_id: "another history".into(), ..study.event.clone() };
     let forked = JournalEntry { event: other, value: study.value.clone(), value_seq: study.value_seq };
     let applied =
@@ -202,7 +203,7 @@ async fn an_event_stays_in_the_outbox_until_the_journal_has_it() {
     // A file where the journal's folder should be: the journal cannot be written.
     let folder = fixture.folder.path().join("blobs").join("journal");
     std::fs::write(&folder, b"").unwrap();
-    assert!(fixture.drainer().drain(shard(&key)).await.is_err());
+    assert!(fixture.drainer().drain(group(&key)).await.is_err());
     assert_eq!(fixture.keys("outbox/").await, waiting);
     assert_eq!(fixture.records.events(&key, None, 100).await.unwrap(), Vec::new(), "the journal is first");
     std::fs::remove_file(&folder).unwrap();
@@ -223,7 +224,7 @@ async fn what_the_records_miss_is_noted_and_applied_in_whatever_order() {
     assert_eq!(fixture.keys("outbox/").await, Vec::<String>::new(), "the store does not fill");
     assert_eq!(fixture.keys("journaled/").await.len(), 1);
     assert_eq!(journal(&fixture).await.len(), waiting);
-    assert!(fixture.drainer().catch_up().await.is_err());
+    assert!(fixture.drainer().catch_up(&Everything).await.is_err());
     assert_eq!(fixture.keys("journaled/").await.len(), 1, "what cannot be applied stays noted");
 
     // The newer change, of a clock that was set back, is applied before the older ones.
@@ -231,7 +232,7 @@ async fn what_the_records_miss_is_noted_and_applied_in_whatever_order() {
     fixture.clock.set(isocenter_domain::Time(1));
     fixture.update::<Study>(&key, "touched", |study| Study { revision: 2, ..study }).await;
     fixture.drain().await;
-    assert_eq!(fixture.drainer().catch_up().await.unwrap(), 1);
+    assert_eq!(fixture.drainer().catch_up(&Everything).await.unwrap(), 1);
     assert_eq!(fixture.keys("journaled/").await, Vec::<String>::new());
     assert_eq!(fixture.metrics.unapplied.get(), 0);
     assert_eq!(fixture.only_study().await.revision, 2, "records go only upward");
@@ -242,6 +243,51 @@ async fn what_the_records_miss_is_noted_and_applied_in_whatever_order() {
     let fresh = fixture.database("fresh").await;
     replay(&fixture.blobs, &fresh).await.unwrap();
     assert_eq!(Fixture::dump(&fresh).await, before, "the order of the objects leaves no trace");
+}
+
+#[tokio::test]
+async fn nothing_of_another_epoch_is_deleted() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let drainer = fixture.drainer();
+    let batch = drainer.collect(group(&key), None).await.unwrap();
+    let object = drainer.journal(group(&key), &batch).await.unwrap();
+    drainer.note(group(&key), &object).await.unwrap();
+    let left = async || (fixture.keys("outbox/").await, fixture.keys("journaled/").await);
+    let before = left().await;
+    fixture.tables.bump_epoch("put back from a snapshot").await.unwrap();
+    let refused = drainer.delete(&batch).await.unwrap_err();
+    assert_eq!(isocenter_domain::Kinded::kind(&refused), isocenter_domain::Kind::Conflict);
+    assert_eq!(drainer.catch_up(&Everything).await.unwrap(), 0);
+    assert_eq!(left().await, before);
+}
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Share for Nothing {
+    fn owns(&self, _: u8) -> bool {
+        false
+    }
+
+    fn changes(&self) -> futures::stream::BoxStream<'static, ()> {
+        futures::stream::pending().boxed()
+    }
+}
+
+#[tokio::test]
+async fn what_is_noted_is_applied_by_whose_shards_it_is_of() {
+    let fixture = Fixture::new().await;
+    let key = fixture.complete(&Given::default()).await;
+    let drainer = fixture.drainer();
+    let batch = drainer.collect(group(&key), None).await.unwrap();
+    let object = drainer.journal(group(&key), &batch).await.unwrap();
+    drainer.note(group(&key), &object).await.unwrap();
+    assert_eq!(drainer.catch_up(&Nothing).await.unwrap(), 0);
+    assert_eq!(fixture.keys("journaled/").await.len(), 1);
+    assert_eq!(drainer.catch_up(&Everything).await.unwrap(), 1);
+    assert_eq!(fixture.keys("journaled/").await, Vec::<String>::new());
+    assert_eq!(fixture.only_study().await.revision, 1);
 }
 
 #[tokio::test]

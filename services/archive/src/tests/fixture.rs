@@ -119,8 +119,8 @@ impl Fixture {
 
     pub async fn drain(&self) {
         let drainer = self.drainer();
-        for shard in 0..=u8::MAX {
-            drainer.drain(shard).await.unwrap();
+        for group in crate::group::Group::all() {
+            drainer.drain(group).await.unwrap();
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use isocenter_blobs::path;
 use isocenter_domain::{
-    key::{StudyKey, text},
+    key::text,
     record::{
         ai_task::{AiTask, AiTaskState},
         delivery::{Delivery, DeliveryState},
@@ -17,20 +17,8 @@ use isocenter_domain::{
 use isocenter_store::{Key, Op, Txn};
 use isocenter_wire::v1::{self, archive_server::Archive as _};
 
-use super::fixture::{Fixture, Given, ai_key, asked, delivery_key, intake_key, plan_key, read_key};
-
-/// Two delivered studies, the second of them closed.
-async fn two() -> (Fixture, StudyKey, StudyKey) {
-    let fixture = Fixture::new().await;
-    let closed = fixture.delivered(&Given { uid: "1.2.4", ..Given::default() }).await;
-    fixture.drain().await;
-    fixture.clock.advance(Duration::from_secs(7_200));
-    fixture.closer().consider(&closed).await.unwrap();
-    let live = fixture.delivered(&Given::default()).await;
-    fixture.drain().await;
-    fixture.clock.advance(Duration::from_secs(60));
-    (fixture, live, closed)
-}
+use super::comparing::clean;
+use super::fixture::{Fixture, ai_key, asked, delivery_key, intake_key, plan_key, read_key};
 
 /// The calls, with mirrors that have all that was written.
 fn fresh(fixture: &Fixture) -> crate::rpc::Rpc {
@@ -57,7 +45,7 @@ async fn lose_outbox(fixture: &Fixture) {
 
 #[tokio::test]
 async fn events_that_were_lost_are_journaled_again_in_the_operators_name() {
-    let (fixture, live, _) = two().await;
+    let (fixture, live, _) = clean().await;
     for revision in 2..5 {
         fixture.update::<Study>(&live, "touched", |study| Study { revision, ..study }).await;
     }
@@ -77,7 +65,7 @@ async fn events_that_were_lost_are_journaled_again_in_the_operators_name() {
 
 #[tokio::test]
 async fn records_that_are_behind_the_journal_are_brought_up_from_it() {
-    let (fixture, live, closed) = two().await;
+    let (fixture, live, closed) = clean().await;
     for table in ["applied", "events", "images", "study_modalities", "studies", "reads"] {
         let harm = format!("DELETE FROM {table}");
         sqlx::query(sqlx::AssertSqlSafe(harm)).execute(&fixture.records.pool()).await.unwrap();
@@ -94,7 +82,7 @@ async fn records_that_are_behind_the_journal_are_brought_up_from_it() {
 
 #[tokio::test]
 async fn a_close_that_only_the_head_knows_of_is_told_to_the_records() {
-    let (fixture, live, _) = two().await;
+    let (fixture, live, _) = clean().await;
     fixture.clock.advance(Duration::from_secs(7_200));
     fixture.closer().consider(&live).await.unwrap();
     lose_outbox(&fixture).await;
@@ -107,7 +95,7 @@ async fn a_close_that_only_the_head_knows_of_is_told_to_the_records() {
 
 #[tokio::test]
 async fn a_late_image_nobody_took_note_of_reopens_its_study_and_a_lost_index_is_made_again() {
-    let (fixture, live, closed) = two().await;
+    let (fixture, live, closed) = clean().await;
     fixture.create(&intake_key(&closed), &Intake::default()).await;
     fixture.clock.advance(Duration::from_secs(60));
     sqlx::query("UPDATE studies SET manifest_revision = 0 WHERE study = $1")
@@ -128,7 +116,7 @@ async fn a_late_image_nobody_took_note_of_reopens_its_study_and_a_lost_index_is_
 
 #[tokio::test]
 async fn what_a_person_must_do_is_said_and_left_and_a_repair_needs_a_reason() {
-    let (fixture, live, closed) = two().await;
+    let (fixture, live, closed) = clean().await;
     let head = fixture.blobs.last(&path::heads_of(&closed.tenant, &closed.study)).await.unwrap().unwrap();
     fixture.blobs.delete(&head.path).await.unwrap();
     fixture.erase::<Plan>(&plan_key(&live)).await;
@@ -145,7 +133,7 @@ async fn what_a_person_must_do_is_said_and_left_and_a_repair_needs_a_reason() {
 
 #[tokio::test]
 async fn images_of_closed_studies_are_looked_at_once_where_only_what_changed_is_asked_for() {
-    let (fixture, _, closed) = two().await;
+    let (fixture, _, closed) = clean().await;
     let count = async |changed_only| {
         let request = v1::ReconcileRequest { changed_only, ..Default::default() };
         let answer = fresh(&fixture).reconcile(asked(request)).await.unwrap().into_inner();
@@ -163,7 +151,7 @@ async fn images_of_closed_studies_are_looked_at_once_where_only_what_changed_is_
 
 #[tokio::test]
 async fn everything_past_its_bound_is_stuck_with_an_owner_and_a_cause_oldest_first() {
-    let (fixture, live, _) = two().await;
+    let (fixture, live, _) = clean().await;
     let rpc = fresh(&fixture);
     let all = async |request: v1::ListStuckRequest| {
         let rpc = fresh(&fixture);

@@ -148,7 +148,7 @@ async fn a_database_killed_or_frozen_in_the_middle_of_commits_loses_and_repeats_
     // What one of them had in hand as it ended.
     fixture.records.prepare().await.unwrap();
     fixture.drain().await;
-    fixture.drainer().catch_up().await.unwrap();
+    fixture.drainer().catch_up(&isocenter_reconcile::Everything).await.unwrap();
     whole(&fixture, &key, revision).await;
 }
 

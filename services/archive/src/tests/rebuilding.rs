@@ -65,7 +65,7 @@ async fn what_happens_while_the_records_are_made_again_is_in_them() {
     let ((), answers) = tokio::join!(going_on, rebuild(&fixture));
     assert!(answers.last().unwrap().done);
     // Whatever was refused for a moment while the tables were exchanged was noted.
-    fixture.drainer().catch_up().await.unwrap();
+    fixture.drainer().catch_up(&isocenter_reconcile::Everything).await.unwrap();
     assert_eq!(fixture.records.history(&fixture.blobs, &key.tenant).await.unwrap().gaps, []);
     let before = Fixture::dump(&fixture.records).await;
     let fresh = fixture.database("fresh").await;

@@ -9,11 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use isocenter_testkit::{Host, Network};
+use isocenter_testkit::{Host, Network, http_get};
 use tokio::process::{Child, Command};
 
 use super::process::{Signal, signal};
-use crate::http;
 
 /// How long the cluster may take to elect a leader.
 const START: Duration = Duration::from_secs(60);
@@ -127,7 +126,10 @@ impl Members {
     pub async fn serving(&self) -> Result<()> {
         let all = async {
             for member in self.members.iter().filter(|member| member.child.is_some()) {
-                while http::get(member.client, "/health").await.is_none_or(|(status, _)| status != 200) {
+                while http_get(member.client, "/health", super::ANSWER)
+                    .await
+                    .is_none_or(|(status, _)| status != 200)
+                {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

@@ -14,16 +14,16 @@ use std::{
 use anyhow::{Context as _, Result};
 use isocenter_runtime::{random, task::Tasks};
 use isocenter_store::Kv;
-use isocenter_testkit::{Link, Network, PostgresServer, Proxy};
+use isocenter_testkit::{Link, Network, PostgresServer, Proxy, http_get};
 use tempfile::TempDir;
 
 pub use members::Members;
 pub use process::{Death, Process, Signal};
 
-use crate::http;
-
 /// How often readiness is probed; a scheduler of containers is ten times slower.
 const PROBE: Duration = Duration::from_millis(250);
+/// As long as a probe waits for an answer.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long a cluster may take to become ready: a dozen processes start on few cores.
 const START: Duration = Duration::from_secs(180);
 
@@ -308,7 +308,7 @@ impl Drop for Cluster {
 
 async fn is_ready(process: &Process) -> bool {
     let Some(addresses) = process.addresses() else { return false };
-    http::get(addresses.health, "/healthz").await.is_some_and(|(status, _)| status == 200)
+    http_get(addresses.health, "/healthz", ANSWER).await.is_some_and(|(status, _)| status == 200)
 }
 
 fn arguments(

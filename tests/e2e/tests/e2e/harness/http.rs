@@ -1,29 +1,15 @@
-//! As much HTTP as a probe speaks.
+//! What a process tells over HTTP.
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
+use isocenter_testkit::http_get;
+
+/// Longer than this for an answer, and it is none: for a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The status and the body that `path` answers; `None` where nobody answers.
 pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    timeout(Duration::from_secs(10), fetch(address, path)).await.ok().flatten()
-}
-
-async fn fetch(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    // 1.0: the answer ends with the connection and is not chunked.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.ok()?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
+    http_get(address, path, PATIENCE).await
 }
 
 /// The value of a sample of `/metrics`, named with its labels as it is written there.
