@@ -1,139 +1,13 @@
-//! What holds for every queue, against a model that scans and sorts.
+//! What holds for every queue, against a model that looks at every read.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod common;
 
-use isocenter_assign::{
-    FRONT_LANE_PERCENT, Holding, Item, Needs, Queue, ReaderProfile, Sites, Skill, filter,
-};
-use isocenter_domain::{
-    Time,
-    id::{CaseId, PoolId, ReadId, ReaderId, SiteId, StudyUid, TenantId},
-};
+use std::collections::BTreeMap;
+
+use common::{CLASSES, Draft, Names, PLAIN, Person, READERS, TURNED, at, draft, people, read};
+use isocenter_assign::{Item, Lane, Params, Ppm, Queue, ReaderProfile, filter, next_up};
+use isocenter_domain::{Time, id::ReadId};
 use proptest::prelude::*;
-
-const READERS: usize = 4;
-const SITES: usize = 3;
-
-/// How readers and sites are called; the symmetry test calls them otherwise.
-#[derive(Clone, Copy)]
-struct Names {
-    reader: fn(usize) -> ReaderId,
-    site: fn(usize) -> SiteId,
-}
-
-const PLAIN: Names =
-    Names { reader: |n| format!("r{n}").parse().unwrap(), site: |n| format!("s{n}").parse().unwrap() };
-const TURNED: Names = Names {
-    reader: |n| format!("z{}", READERS - n).parse().unwrap(),
-    site: |n| format!("a{}", SITES - n).parse().unwrap(),
-};
-
-/// An item without names.
-#[derive(Clone, Debug)]
-struct Draft {
-    read: u32,
-    complete_at: i64,
-    deadline: i64,
-    credit: i64,
-    modality: usize,
-    site: usize,
-    pools: Vec<usize>,
-    excluded: BTreeSet<usize>,
-}
-
-impl Draft {
-    fn item(&self, names: Names) -> Item {
-        let case =
-            CaseId::of(&TenantId::new("t").unwrap(), &StudyUid::new(format!("1.{}", self.read)).unwrap());
-        let deadline_at = Time(self.complete_at + self.deadline);
-        Item {
-            read: ReadId { case, n: 1 },
-            class: "ROUTINE".parse().unwrap(),
-            complete_at: Time(self.complete_at),
-            virtual_due: Time(deadline_at.0 - self.credit.min(self.deadline)),
-            deadline_at,
-            waiting_since: Time(self.complete_at),
-            needs: Needs::new(
-                [["CT", "MR", ""][self.modality]],
-                "HEAD",
-                (names.site)(self.site),
-                self.pools.iter().map(|pool| pool_id(*pool, names)).collect(),
-            ),
-            excluded: self.excluded.iter().map(|reader| (names.reader)(*reader)).collect(),
-        }
-    }
-}
-
-/// Pool 0 is general; the others are the sites' own.
-fn pool_id(pool: usize, names: Names) -> PoolId {
-    match pool {
-        0 => "general".parse().unwrap(),
-        own => format!("site:{}", (names.site)(own - 1)).parse().unwrap(),
-    }
-}
-
-fn draft() -> impl Strategy<Value = Draft> {
-    let pools = prop::collection::vec(0..=SITES, 1..3);
-    let excluded = prop::collection::btree_set(0..READERS, 0..2);
-    (0..12u32, 0..100i64, 1..100i64, 0..60i64, 0..3usize, 0..SITES, pools, excluded).prop_map(
-        |(read, complete_at, deadline, credit, modality, site, pools, excluded)| Draft {
-            read,
-            complete_at,
-            deadline,
-            credit,
-            modality,
-            site,
-            pools,
-            excluded,
-        },
-    )
-}
-
-/// A reader without names: skill in CT, MR or all; sites; pools; presence and hands.
-#[derive(Clone, Debug)]
-struct Person {
-    skill: usize,
-    sites: Option<BTreeSet<usize>>,
-    pools: BTreeSet<usize>,
-    present: bool,
-    accepting: bool,
-    offered: u32,
-}
-
-impl Person {
-    fn profile(&self, number: usize, names: Names) -> ReaderProfile {
-        ReaderProfile {
-            id: (names.reader)(number),
-            skills: BTreeSet::from([Skill::new(["CT", "MR", "*"][self.skill], "*")]),
-            sites: self
-                .sites
-                .as_ref()
-                .map_or(Sites::All, |sites| Sites::Only(sites.iter().map(|s| (names.site)(*s)).collect())),
-            pools: self.pools.iter().map(|pool| pool_id(*pool, names)).collect(),
-            present: self.present,
-            accepting: self.accepting,
-            holding: Holding { offered: self.offered, open: 0, suspended: 1 },
-        }
-    }
-}
-
-fn people() -> impl Strategy<Value = Vec<Person>> {
-    let sites = prop::option::of(prop::collection::btree_set(0..SITES, 0..=SITES));
-    let pools = prop::collection::btree_set(0..=SITES, 0..=SITES);
-    let often = || prop::bool::weighted(0.9);
-    let offered = often().prop_map(|free| u32::from(!free));
-    let person = (0..3usize, sites, pools, often(), often(), offered).prop_map(
-        |(skill, sites, pools, present, accepting, offered)| Person {
-            skill,
-            sites,
-            pools,
-            present,
-            accepting,
-            offered,
-        },
-    );
-    prop::collection::vec(person, READERS)
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -146,60 +20,67 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => draft().prop_map(Step::Insert),
         1 => (0..12u32).prop_map(Step::Remove),
-        4 => (0..READERS, 0..220i64).prop_map(|(reader, now)| Step::Pick { reader, now }),
+        2 => (0..READERS, 0..4_000i64).prop_map(|(reader, now)| Step::Pick { reader, now }),
     ];
-    prop::collection::vec(step, 1..60)
+    prop::collection::vec(step, 1..40)
 }
 
-/// The order, said again without the queue: front lane by completion, the rest by virtual deadline.
-fn sorted(items: impl Iterator<Item = Item>, now: Time) -> Vec<Item> {
-    let mut items: Vec<Item> = items.collect();
-    items.sort_by_key(|item| {
-        let span = item.deadline_at.0 - item.complete_at.0;
-        let front = now.0 >= item.complete_at.0 + span * FRONT_LANE_PERCENT / 100;
-        let due = if front { i64::MIN } else { item.virtual_due.0 };
-        (!front, due, item.complete_at, item.read.clone())
-    });
-    items
+/// Parameters of every kind: what was tuned, and what tuning may come to.
+fn params() -> impl Strategy<Value = Params> {
+    let guards = (prop::option::of(1..=100u32), prop::bool::ANY, 1..=20u32);
+    (0.0..2.0f64, 1.0..20.0f64, 1.0..3.0f64, 1.0..3.0f64, 0.1..1.0f64, guards).prop_map(
+        |(knee, steepness, locality, preferred, fatigue, (front_percent, immediate_first, level_bits))| {
+            let tuned = Params {
+                knee,
+                steepness,
+                locality,
+                preferred,
+                fatigue,
+                front_percent,
+                immediate_first,
+                level_bits,
+                ..Params::default()
+            };
+            tuned.checked().unwrap()
+        },
+    )
 }
 
-/// Runs `steps` under `names` and answers which draft each pick gave.
+/// The first read in order that `may` be given to the reader: a scan of everything.
+fn scanned<'a>(
+    model: &'a BTreeMap<ReadId, Item>,
+    params: &Params,
+    reader: &ReaderProfile,
+    now: Time,
+    may: impl Fn(&Item) -> bool,
+) -> Option<&'a Item> {
+    let fit = model.values().filter(|item| may(item));
+    fit.min_by_key(|item| params.rank(item, Some(reader), now))
+}
+
 fn run(steps: &[Step], people: &[Person], names: Names) -> Vec<Option<ReadId>> {
     let mut queue = Queue::default();
     let mut picks = Vec::new();
     for step in steps {
         match step {
             Step::Insert(draft) => drop(queue.insert(draft.item(names))),
-            Step::Remove(read) => {
-                let read = Draft { read: *read, ..some() }.item(names).read;
-                drop(queue.remove(&read));
-            }
+            Step::Remove(n) => drop(queue.remove(&read(*n))),
             Step::Pick { reader, now } => {
                 let profile = people[*reader].profile(*reader, names);
-                picks.push(queue.pick(&profile, Time(*now)).map(|item| item.read.clone()));
+                picks.push(queue.pick(&profile, at(*now)).map(|item| item.read.clone()));
             }
         }
     }
     picks
 }
 
-fn some() -> Draft {
-    Draft {
-        read: 0,
-        complete_at: 0,
-        deadline: 1,
-        credit: 0,
-        modality: 0,
-        site: 0,
-        pools: vec![0],
-        excluded: BTreeSet::new(),
-    }
-}
-
 proptest! {
+    /// Invariants 2 and 13: bucketed pull equals a full scan, whatever was inserted and removed before.
     #[test]
-    fn the_queue_answers_what_a_full_scan_would(steps in steps(), people in people()) {
-        let mut queue = Queue::default();
+    fn a_pull_answers_what_a_scan_of_every_read_would(
+        steps in steps(), people in people(), params in params(),
+    ) {
+        let mut queue = Queue::new(params.clone());
         let mut model: BTreeMap<ReadId, Item> = BTreeMap::new();
         let registered: Vec<_> = people.iter().enumerate().map(|(n, p)| p.profile(n, PLAIN)).collect();
         for step in steps {
@@ -208,36 +89,64 @@ proptest! {
                     let item = draft.item(PLAIN);
                     prop_assert_eq!(queue.insert(item.clone()), model.insert(item.read.clone(), item));
                 }
-                Step::Remove(read) => {
-                    let read = Draft { read, ..some() }.item(PLAIN).read;
-                    prop_assert_eq!(queue.remove(&read), model.remove(&read));
-                }
+                Step::Remove(n) => prop_assert_eq!(queue.remove(&read(n)), model.remove(&read(n))),
                 Step::Pick { reader, now } => {
-                    let (reader, now) = (&registered[reader], Time(now));
-                    let order = sorted(model.values().cloned(), now);
-                    let wanted = order.iter().find(|item| filter::eligible(item, reader).is_ok());
-                    prop_assert_eq!(queue.pick(reader, now), wanted);
-                    for (place, item) in order.iter().enumerate() {
-                        prop_assert_eq!(queue.position(&item.read, now), Some(place + 1));
-                        let explained = queue.explain(&item.read, now, &registered).unwrap();
-                        for (verdict, reader) in explained.verdicts.iter().zip(&registered) {
-                            let first = verdict.rejections.first().map_or(Ok(()), |r| Err(*r));
-                            prop_assert_eq!(filter::eligible(item, reader), first);
-                        }
-                    }
+                    let (reader, now) = (&registered[reader], at(now));
+                    let eligible = |item: &Item| filter::eligible(item, reader, now).is_ok();
+                    prop_assert_eq!(queue.pick(reader, now), scanned(&model, &params, reader, now, eligible));
+
+                    let mut busy = reader.clone();
+                    (busy.holding.offered, busy.holding.open) = (0, 1);
+                    let leasable = |item: &Item| {
+                        item.urgency.next_up
+                            && next_up::may_lease(&busy, now).is_ok()
+                            && filter::qualified(item, &busy, now).is_ok()
+                    };
+                    prop_assert_eq!(queue.next_up(&busy, now), scanned(&model, &params, &busy, now, leasable));
                 }
             }
-            let parked: Vec<_> = queue.parked(&registered).into_iter().map(|p| p.read).collect();
-            let wanted: Vec<_> = model
-                .values()
-                .filter(|item| registered.iter().all(|reader| filter::qualified(item, reader).is_err()))
-                .map(|item| item.read.clone())
-                .collect();
-            prop_assert_eq!(parked, wanted);
             prop_assert_eq!(queue.len(), model.len());
         }
+        prop_assert!(queue.items().eq(model.values()));
     }
 
+    /// Each explanation agrees with the filters, each place with the order, and parked is who nobody could have
+    /// (invariant 9): with a reason, and no longer once one reader can.
+    #[test]
+    fn explanations_and_places_agree_with_filters_and_order(
+        drafts in prop::collection::vec(draft(), 1..12), people in people(), now in 0..4_000i64,
+    ) {
+        let (params, now) = (Params::default(), at(now));
+        let mut queue = Queue::default();
+        drafts.iter().for_each(|draft| drop(queue.insert(draft.item(PLAIN))));
+        let registered: Vec<_> = people.iter().enumerate().map(|(n, p)| p.profile(n, PLAIN)).collect();
+        let mut order: Vec<_> = queue.items().collect();
+        order.sort_by_cached_key(|item| params.rank(item, None, now));
+        for (before, item) in order.iter().enumerate() {
+            prop_assert_eq!(queue.position(&item.read, now), Some(before + 1));
+            let explained = queue.explain(&item.read, now, &registered).unwrap();
+            for (verdict, reader) in explained.verdicts.iter().zip(&registered) {
+                let first = verdict.rejections.first().map_or(Ok(()), |r| Err(*r));
+                prop_assert_eq!(filter::eligible(item, reader, now), first);
+            }
+        }
+        let wanted = queue.items().filter(|item| {
+            registered.iter().all(|reader| filter::qualified(item, reader, now).is_err())
+        });
+        let wanted: Vec<_> = wanted.map(|item| item.read.clone()).collect();
+        let parked = queue.parked(&registered, now);
+        for parked in &parked {
+            prop_assert_eq!(parked.why.iter().map(|(_, n)| n).sum::<usize>(), registered.len());
+        }
+        prop_assert_eq!(parked.into_iter().map(|p| p.read).collect::<Vec<_>>(), wanted);
+        let mut anybody = common::reader("anybody");
+        anybody.pools = queue.items().flat_map(|item| item.needs.pools().to_vec()).collect();
+        anybody.licences = BTreeMap::from([("here".parse().unwrap(), None)]);
+        anybody.paediatric = true;
+        prop_assert!(queue.parked(&[anybody], now).is_empty());
+    }
+
+    /// Invariants 10 and 11.
     #[test]
     fn the_same_steps_give_the_same_picks_and_names_do_not_matter(steps in steps(), people in people()) {
         let picks = run(&steps, &people, PLAIN);
@@ -247,7 +156,7 @@ proptest! {
 
     #[test]
     fn the_order_of_insertion_does_not_matter(
-        drafts in prop::collection::vec(draft(), 1..12), people in people(), now in 0..220i64,
+        drafts in prop::collection::vec(draft(), 1..12), people in people(), now in 0..4_000i64,
     ) {
         let by_read: BTreeMap<u32, Draft> = drafts.into_iter().map(|draft| (draft.read, draft)).collect();
         let mut forward = Queue::default();
@@ -256,46 +165,104 @@ proptest! {
         by_read.values().rev().for_each(|draft| drop(backward.insert(draft.item(PLAIN))));
         for (number, person) in people.iter().enumerate() {
             let reader = person.profile(number, PLAIN);
-            prop_assert_eq!(forward.pick(&reader, Time(now)), backward.pick(&reader, Time(now)));
+            prop_assert_eq!(forward.pick(&reader, at(now)), backward.pick(&reader, at(now)));
         }
     }
 
-    /// In a class, AI lets a case overtake only those completed at most `ai_credit` before it.
+    /// Invariant 7: more probability, a more urgent class, more age, and being looked at later, never rank a read
+    /// later; AI that fails or says little leaves it where its class puts it.
     #[test]
-    fn ai_overtakes_at_most_its_credit(
-        first in 0..1_000i64, second in 0..1_000i64, deadline in 1..1_000i64, credit in 0..1_000i64,
-        p in 0..=100i64, q in 0..=100i64, now in 0..3_000i64,
+    fn more_urgency_and_more_age_never_rank_a_read_later(
+        others in prop::collection::vec(draft(), 0..10), own in draft(), said in 0..=1_000_000u32,
+        more in 0..=1_000_000u32, older in 0..1_500i64, now in 0..4_000i64, params in params(),
     ) {
-        let credit = credit.min(deadline);
-        let (older, newer) = (first.min(second), first.max(second));
-        let draft = |read, complete_at, p| Draft { read, complete_at, deadline, credit: credit * p / 100, ..some() };
-        let (a, b) = (draft(1, older, p).item(PLAIN), draft(2, newer, q).item(PLAIN));
-        let mut queue = Queue::default();
-        drop(queue.insert(a.clone()));
-        drop(queue.insert(b.clone()));
-        let overtaken = queue.position(&b.read, Time(now)) < queue.position(&a.read, Time(now));
-        prop_assert!(!overtaken || newer - older <= credit);
-        let aged = now >= older + deadline * FRONT_LANE_PERCENT / 100;
-        prop_assert!(!(overtaken && aged && newer > older), "the front lane is never overtaken");
+        let own = Draft { read: 99, probability: Some(said), ..own };
+        let now = at(now);
+        let rank = |own: &Draft| {
+            let own = own.item(PLAIN);
+            let mine = params.rank(&own, None, now);
+            others.iter().filter(|other| params.rank(&other.item(PLAIN), None, now) < mine).count()
+        };
+        let raised = Draft { probability: Some(said.saturating_add(more).min(1_000_000)), ..own.clone() };
+        prop_assert!(rank(&raised) <= rank(&own));
+        let aged = Draft { complete_at: own.complete_at - older, ..own.clone() };
+        prop_assert!(rank(&aged) <= rank(&own));
+        let promoted = Draft { class: own.class.saturating_sub(1), ..own.clone() };
+        prop_assert!(rank(&promoted) <= rank(&own));
+        let failed = Draft { probability: None, ..own.clone() };
+        prop_assert!(rank(&own) <= rank(&failed));
+        let nothing = Draft { probability: Some(0), ..own };
+        prop_assert_eq!(rank(&nothing), rank(&failed));
     }
 
-    /// More AI, or an earlier completion with the deadline that follows from it, never ranks a read later.
+    /// Invariant 6: what completes after the deadline of a read that waits cannot go before it, whatever AI says of it
+    /// and whose it is; only immediate classes can.
     #[test]
-    fn more_credit_or_more_age_never_ranks_later(
-        others in prop::collection::vec(draft(), 0..10), own in draft(), more in 0..60i64, older in 0..100i64,
-        now in 0..220i64,
+    fn nothing_that_completes_after_a_reads_deadline_overtakes_it(
+        older in draft(), newer in draft(), later in 1..1_000i64, waits in 0..10_000i64, person in people(),
     ) {
-        let own = Draft { read: 99, ..own };
-        let place = |own: &Draft| {
-            let mut queue = Queue::default();
-            others.iter().for_each(|draft| drop(queue.insert(draft.item(PLAIN))));
-            let item = own.item(PLAIN);
-            drop(queue.insert(item.clone()));
-            queue.position(&item.read, Time(now))
-        };
-        let promoted = Draft { credit: own.credit + more, ..own.clone() };
-        prop_assert!(place(&promoted) <= place(&own));
-        let aged = Draft { complete_at: own.complete_at - older, ..own.clone() };
-        prop_assert!(place(&aged) <= place(&own));
+        let params = Params::default();
+        let older = Draft { read: 1, ..older }.item(PLAIN);
+        let newer = Draft { read: 2, class: newer.class.max(1), ..newer }.item(PLAIN);
+        let newer = Item { complete_at: Time(older.deadline_at().0 + later), ..newer };
+        let now = Time(newer.complete_at.0 + waits * common::MINUTE);
+        for reader in person.iter().map(|person| person.profile(0, PLAIN)) {
+            prop_assert_eq!(params.lane(&older.urgency, older.complete_at, now), Lane::Front);
+            prop_assert!(params.rank(&older, Some(&reader), now) < params.rank(&newer, Some(&reader), now));
+        }
+    }
+
+    /// Invariant 13, the other half: counting at levels costs at most the width of a level.
+    #[test]
+    fn an_index_differs_from_the_exact_one_by_the_width_of_its_levels_at_most(
+        own in draft(), waited in 0..2_000i64, bits in 1..=10u32,
+    ) {
+        let item = own.item(PLAIN);
+        let now = Time(item.complete_at.0 + waited * common::MINUTE);
+        let index = |level_bits| Params { level_bits, ..Params::default() }.index_of(&item, None, now).value;
+        let width = 1.0 / f64::from(1u32 << (bits - 1));
+        // Twenty digits hold every probability; of the minutes a millionth is lost.
+        let exact = index(20);
+        prop_assert!(index(bits) >= exact * (1.0 - width) * 0.999_999);
+        prop_assert!(index(bits) <= exact * (1.0 + width) * 1.000_001);
+    }
+
+    /// Every read is read in the end where readers are faster than arrivals; the longest wait is bounded by work.
+    #[test]
+    fn whatever_waits_is_handed_out_in_as_many_pulls(drafts in prop::collection::vec(draft(), 1..12)) {
+        let mut queue = Queue::default();
+        for draft in &drafts {
+            drop(queue.insert(Draft { pools: vec![0], excluded: [].into(), ..draft.clone() }.item(PLAIN)));
+        }
+        let mut reader = common::reader("all");
+        reader.licences = BTreeMap::from([("here".parse().unwrap(), None)]);
+        reader.paediatric = true;
+        for left in (0..queue.len()).rev() {
+            let read = queue.pick(&reader, at(3_000)).map(|item| item.read.clone()).unwrap();
+            prop_assert!(queue.remove(&read).is_some());
+            prop_assert_eq!(queue.len(), left);
+        }
+    }
+
+    #[test]
+    fn a_probability_is_a_number_from_0_to_1(p in prop::num::f64::ANY) {
+        match Ppm::of(p) {
+            Ok(ppm) => {
+                prop_assert!((0.0..=1.0).contains(&p));
+                prop_assert!((ppm.value() - p).abs() <= 1e-6);
+            }
+            Err(absurd) => {
+                prop_assert!(!(0.0..=1.0).contains(&p));
+                prop_assert!(absurd.to_string().starts_with("probability is "));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_classes_of_the_tests_are_ordered_by_urgency() {
+    let classes = CLASSES.map(|class| class());
+    for (more, less) in classes.iter().zip(&classes[1..]) {
+        assert!(more.weight >= less.weight && more.target <= less.target && more.prior >= less.prior);
     }
 }
