@@ -36,14 +36,19 @@ impl ClassPolicy {
 /// studies are critical. Classes that must be read within the hour are never promised ahead.
 pub(crate) const fn urgency(deadline: Duration) -> Urgency {
     const HOUR: u64 = 60 * 60;
-    let (weight, prior_ppm) = match deadline.as_secs() {
-        0..=HOUR => (90, 200_000),
-        ..=14_400 => (18, 60_000),
-        ..=43_200 => (6, 30_000),
-        ..=86_400 => (2, 15_000),
-        _ => (1, 5_000),
+    let seconds = deadline.as_secs();
+    let (weight, prior_ppm) = if seconds <= HOUR {
+        (90, 200_000)
+    } else if seconds <= 4 * HOUR {
+        (18, 60_000)
+    } else if seconds <= 12 * HOUR {
+        (6, 30_000)
+    } else if seconds <= 24 * HOUR {
+        (2, 15_000)
+    } else {
+        (1, 5_000)
     };
-    Urgency { weight, critical: AI_WEIGHT, prior_ppm, next_up: deadline.as_secs() > HOUR }
+    Urgency { weight, critical: AI_WEIGHT, prior_ppm, next_up: seconds > HOUR }
 }
 
 /// The weight of the AI probability where a class does not say.

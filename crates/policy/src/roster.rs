@@ -71,6 +71,8 @@ pub enum Duty {
 pub struct Resolved {
     /// Whether the reader works.
     pub duty: Duty,
+    /// When it was asked for.
+    pub from: Time,
     /// Until when that does not change; at most some days ahead.
     pub until: Time,
 }
@@ -143,15 +145,15 @@ impl Timetable {
         let (shifts, breaks) = self.stretches(now, horizon);
         let later = |times: &[Stretch]| times.iter().map(|t| t.start).find(|start| *start > now);
         let Some(shift) = shifts.iter().find(|s| s.start <= now && now < s.end) else {
-            return Resolved { duty: Duty::Off, until: later(&shifts).unwrap_or(horizon).min(horizon) };
+            return Resolved { duty: Duty::Off, from: now, until: later(&shifts).unwrap_or(horizon).min(horizon) };
         };
         let since = shift.start;
         if let Some(pause) = breaks.iter().find(|b| b.start <= now && now < b.end) {
             let until = pause.end.min(shift.end);
-            return Resolved { duty: Duty::Break { since, until }, until };
+            return Resolved { duty: Duty::Break { since, until }, from: now, until };
         }
         let until = later(&breaks).unwrap_or(shift.end).min(shift.end);
-        Resolved { duty: Duty::On { since, until: shift.end }, until }
+        Resolved { duty: Duty::On { since, until: shift.end }, from: now, until }
     }
 
     /// For how long the reader works between `from` and `until`, breaks left out.

@@ -219,7 +219,8 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
 async fn a_wrong_reader_is_refused_by_the_name_of_its_field_and_an_expired_licence_is_not() {
     let cell = Cell::new().await;
     let running = cell.serve().await;
-    let cases: [(&dyn Fn(&mut v1::Reader), &str); 22] = [
+    type Change<'a> = &'a dyn Fn(&mut v1::Reader);
+    let cases: [(Change<'_>, &str); 22] = [
         (&|r| r.grade = 9, "entry.reader.grade"),
         (&|r| r.home_site_id = "North".into(), "entry.reader.home_site_id"),
         (&|r| r.target_percent = 201, "entry.reader.target_percent"),
