@@ -150,7 +150,7 @@ impl Samples {
             class: "ROUTINE".parse().expect("a class"),
             complete_at: self.start,
             deadline: std::time::Duration::ZERO,
-            ai_credit: std::time::Duration::ZERO,
+            urgency: crate::record::case::Urgency::default(),
             orphan_after: std::time::Duration::ZERO,
             pools: Vec::new(),
             destinations: Vec::new(),
@@ -158,6 +158,10 @@ impl Samples {
             body_part: String::new(),
             patient: None,
             accession: Ref([0; 16]),
+            jurisdiction: None,
+            paediatric: false,
+            reading: crate::record::case::Reading::default(),
+            linked: None,
         }
     }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use cel::Context;
-use isocenter_domain::id::{ClassId, DestinationId, PoolId};
+use isocenter_domain::{
+    id::{ClassId, DestinationId, JurisdictionId, PoolId},
+    record::case::Reading,
+};
 
 use crate::{
     AiRequest, ClassPolicy, Facts, Policy,
@@ -25,6 +28,12 @@ pub struct Decision {
     pub ai: Vec<AiRequest>,
     /// Where its report goes. Never empty if `read`.
     pub destinations: Vec<DestinationId>,
+    /// How many read it and how often that is reviewed; as the class says where no rule does.
+    pub reading: Reading,
+    /// Where its readers are to be licensed; none: where the site's entry says.
+    pub jurisdiction: Option<JurisdictionId>,
+    /// Whether the patient is younger than the policy's `paediatric_under`; not so where the age is not known.
+    pub paediatric: bool,
     /// Which rule set each of the fields above.
     pub fields: Fields,
     /// Every rule, in the order of the policy.
@@ -44,6 +53,12 @@ pub struct Fields {
     pub pools: Source,
     /// Who named the destinations; the rule that said `read: false` if there is one.
     pub destinations: Source,
+    /// Who said how many read it; the default is the class.
+    pub reads: Source,
+    /// Who said how often it is reviewed; the default is the class.
+    pub peer_review: Source,
+    /// Who named the jurisdiction; the default is the policy's or the site's.
+    pub jurisdiction: Source,
 }
 
 /// Who set a field.
@@ -104,40 +119,35 @@ impl Policy {
         let (destinations, destinations_by) =
             first(&matched, |s| s.destinations.as_ref(), &self.defaults.destinations);
 
-        if !*read {
-            let reason = match &read_by {
-                Source::Rule(name) => Some(Arc::clone(name)),
-                Source::Default => None,
-            };
-            let by = || read_by.clone();
-            let fields = Fields { class: class_by, read: by(), ai: by(), pools: by(), destinations: by() };
-            return Decision {
-                class: class.clone(),
-                read: false,
-                no_read_reason: reason,
-                pools: Vec::new(),
-                ai: Vec::new(),
-                destinations: Vec::new(),
-                fields,
-                trace,
-            };
-        }
-        Decision {
+        let usual = self.class(class).expect("parse admits only classes the policy defines").reading;
+        let (double, double_by) = first(&matched, |s| s.double.as_ref(), &usual.double);
+        let (review, review_by) = first(&matched, |s| s.review_ppm.as_ref(), &usual.review_ppm);
+        let (jurisdiction, jurisdiction_by) =
+            first(&matched, |s| s.jurisdiction.as_ref().map(Some), self.defaults.jurisdiction.as_ref());
+        let fields = Fields {
+            class: class_by,
+            read: read_by,
+            ai: ai_by,
+            pools: pools_by,
+            destinations: destinations_by,
+            reads: double_by,
+            peer_review: review_by,
+            jurisdiction: jurisdiction_by,
+        };
+        let decision = Decision {
             class: class.clone(),
             read: true,
             no_read_reason: None,
             pools: distinct(pools.iter().map(|pool| pool.of(&facts.site))),
             ai: ai.clone(),
             destinations: distinct(destinations.iter().map(|destination| destination.of(&facts.site))),
-            fields: Fields {
-                class: class_by,
-                read: read_by,
-                ai: ai_by,
-                pools: pools_by,
-                destinations: destinations_by,
-            },
+            reading: Reading { double: *double, review_ppm: *review },
+            jurisdiction: jurisdiction.cloned(),
+            paediatric: facts.patient_age_years.is_some_and(|age| age < self.paediatric_under),
+            fields,
             trace,
-        }
+        };
+        if *read { decision } else { decision.unread() }
     }
 
     /// The class of a decision of this policy.
@@ -147,12 +157,28 @@ impl Policy {
     }
 }
 
+impl Decision {
+    /// The same study where nobody reads it.
+    fn unread(self) -> Self {
+        let by = || self.fields.read.clone();
+        let fields = Fields { read: by(), ai: by(), pools: by(), destinations: by(), ..self.fields.clone() };
+        Self {
+            read: false,
+            no_read_reason: match &self.fields.read {
+                Source::Rule(name) => Some(Arc::clone(name)),
+                Source::Default => None,
+            },
+            pools: Vec::new(),
+            ai: Vec::new(),
+            destinations: Vec::new(),
+            fields,
+            ..self
+        }
+    }
+}
+
 /// What the first of the matching rules that sets a field sets it to, else the default.
-fn first<'a, T>(
-    matched: &[&'a Rule],
-    field: impl Fn(&'a Settings) -> Option<&'a T>,
-    default: &'a T,
-) -> (&'a T, Source) {
+fn first<'a, T>(matched: &[&'a Rule], field: impl Fn(&'a Settings) -> Option<T>, default: T) -> (T, Source) {
     matched
         .iter()
         .find_map(|rule| Some((field(&rule.settings)?, Source::Rule(Arc::clone(&rule.name)))))

@@ -90,11 +90,25 @@ pub enum Problem {
         /// What is allowed.
         range: &'static str,
     },
-    /// A credit longer than the deadline would make a study due before it is complete.
-    #[error("`ai_credit` is longer than `deadline`; shorten it to at most the deadline")]
-    CreditBeyondDeadline,
+    /// A number out of range.
+    #[error("`{field}` is {value}; write a whole number from {least} to {most}")]
+    Number {
+        /// The field.
+        field: &'static str,
+        /// The number as written.
+        value: i64,
+        /// The least allowed.
+        least: u32,
+        /// The most allowed.
+        most: u32,
+    },
+    /// Text that is not a share of the whole.
+    #[error("`{0}` is not a share from 0% to 100%; write it like 5% or 1.5%")]
+    Percent(String),
     /// A rule that sets no field.
-    #[error("rule `{0}` sets nothing; give it class, read, ai, pools or destinations, or remove it")]
+    #[error(
+        "rule `{0}` sets nothing; give it class, read, ai, pools, destinations, reads, peer_review or jurisdiction, or remove it"
+    )]
     EmptyRule(String),
     /// A list that would leave a study without a reader or its report without a receiver.
     #[error("`{0}` is empty; name at least one, or leave the field out of a rule")]

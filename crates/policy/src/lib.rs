@@ -13,13 +13,14 @@ mod facts;
 mod locate;
 mod model;
 mod parse;
+pub mod roster;
 mod shape;
 mod text;
 
 pub use decide::{Decision, Fields, Outcome, RuleOutcome, Source};
 pub use error::{PolicyError, Problem};
 pub use facts::{FACT_NAMES, FactKind, Facts};
-pub use model::{AiRequest, ClassPolicy, Policy, virtual_due};
+pub use model::{AiRequest, ClassPolicy, GroupBy, Policy};
 pub use parse::{MAX_ENTRIES, MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES};
 
 /// The policy that is active until a network applies its own.

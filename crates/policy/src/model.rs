@@ -4,19 +4,22 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use isocenter_domain::{
     Time,
-    id::{AiServiceId, ClassId, DestinationId, PoolId, SiteId},
+    id::{AiServiceId, ClassId, DestinationId, JurisdictionId, PoolId, SiteId},
+    record::case::{Reading, Urgency},
 };
 use sha2::{Digest, Sha256};
 
 use crate::expression::Expression;
 
-/// A clinical class: how soon its studies must be read, and how far AI may move one forward.
+/// A clinical class: how soon its studies must be read, and what that weighs beside the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassPolicy {
     /// From complete to signed.
     pub deadline: Duration,
-    /// How far a probability of 1 moves a study forward; never more than the deadline.
-    pub ai_credit: Duration,
+    /// What it weighs in the order of the queue.
+    pub urgency: Urgency,
+    /// How its studies are read where no rule says otherwise.
+    pub reading: Reading,
     /// How long an open read may be silent before it is listed as stuck.
     pub orphan_after: Duration,
 }
@@ -27,25 +30,29 @@ impl ClassPolicy {
     pub fn deadline_at(&self, complete_at: Time) -> Time {
         complete_at.plus(self.deadline)
     }
-
-    /// What the queue orders a study of this class by: [`virtual_due`] of its deadline and credit.
-    #[must_use]
-    pub fn virtual_due(&self, complete_at: Time, p: Option<f64>) -> Time {
-        virtual_due(complete_at, self.deadline, self.ai_credit, p)
-    }
 }
 
-/// What the queue orders by: `complete_at + deadline - ai_credit * p`, in whole microseconds, saturating.
-///
-/// `p` is the calibrated probability that AI gave; absent, not a number or outside 0..=1 it counts as 0, so that AI
-/// which is missing or broken never moves a study. A greater `p` never gives a later time.
-#[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
-pub fn virtual_due(complete_at: Time, deadline: Duration, ai_credit: Duration, p: Option<f64>) -> Time {
-    let p = p.filter(|p| (0.0..=1.0).contains(p)).unwrap_or(0.0);
-    let credit = ai_credit.as_micros() as f64 * p;
-    complete_at.plus(deadline).minus(Duration::from_micros(credit as u64))
+/// What a class weighs where its text does not say: the shorter the deadline, the more a delay costs and the more of its
+/// studies are critical. Classes that must be read within the hour are never promised ahead.
+pub(crate) const fn urgency(deadline: Duration) -> Urgency {
+    const HOUR: u64 = 60 * 60;
+    let seconds = deadline.as_secs();
+    let (weight, prior_ppm) = if seconds <= HOUR {
+        (90, 200_000)
+    } else if seconds <= 4 * HOUR {
+        (18, 60_000)
+    } else if seconds <= 12 * HOUR {
+        (6, 30_000)
+    } else if seconds <= 24 * HOUR {
+        (2, 15_000)
+    } else {
+        (1, 5_000)
+    };
+    Urgency { weight, critical: AI_WEIGHT, prior_ppm, next_up: seconds > HOUR }
 }
+
+/// The weight of the AI probability where a class does not say.
+const AI_WEIGHT: u32 = 40;
 
 /// One AI service to ask, and how long its answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +104,9 @@ pub(crate) struct Settings {
     pub ai: Option<Vec<AiRequest>>,
     pub pools: Option<Vec<PoolTarget>>,
     pub destinations: Option<Vec<DestinationTarget>>,
+    pub double: Option<bool>,
+    pub review_ppm: Option<u32>,
+    pub jurisdiction: Option<JurisdictionId>,
 }
 
 impl Settings {
@@ -106,6 +116,9 @@ impl Settings {
             && self.ai.is_none()
             && self.pools.is_none()
             && self.destinations.is_none()
+            && self.double.is_none()
+            && self.review_ppm.is_none()
+            && self.jurisdiction.is_none()
     }
 }
 
@@ -121,6 +134,7 @@ pub(crate) struct Defaults {
     pub ai: Vec<AiRequest>,
     pub pools: Vec<PoolTarget>,
     pub destinations: Vec<DestinationTarget>,
+    pub jurisdiction: Option<JurisdictionId>,
 }
 
 /// A policy that was accepted: every rule can be evaluated, every class exists, the default routes every study.
@@ -133,9 +147,34 @@ pub struct Policy {
     pub(crate) classes: BTreeMap<ClassId, ClassPolicy>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) defaults: Defaults,
+    pub(crate) paediatric_under: u32,
+    pub(crate) group_by: GroupBy,
+}
+
+/// Which studies form one case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupBy {
+    /// Each study is a case of its own.
+    #[default]
+    Study,
+    /// Studies of one patient, site, class and pools that come within [`GroupBy::VISIT`] are read together, if nobody has
+    /// opened the first yet. No study waits for another.
+    Visit,
+}
+
+impl GroupBy {
+    /// How long after the first study's completion another one counts as of the same visit.
+    pub const VISIT: Duration = Duration::from_secs(4 * 60 * 60);
 }
 
 impl Policy {
+    /// Which studies form one case.
+    #[must_use]
+    pub const fn group_by(&self) -> GroupBy {
+        self.group_by
+    }
+
     /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {

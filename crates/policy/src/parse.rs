@@ -9,7 +9,10 @@ use std::{
 };
 
 use cel::Env;
-use isocenter_domain::id::{ClassId, DestinationId, Id, IdKind, InvalidId, PoolId};
+use isocenter_domain::{
+    id::{ClassId, DestinationId, Id, IdKind, InvalidId, PoolId},
+    record::case::{Reading, Urgency},
+};
 use serde_saphyr::Location;
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     expression::Expression,
     locate::locate,
     model::{self, Defaults, DestinationTarget, PoolTarget, Rule, Settings},
-    text::{AiText, At, ClassText, Classes, DefaultText, PolicyText, RuleText},
+    text::{AiText, At, ClassText, Classes, DefaultText, PolicyText, Reads, RuleText},
 };
 
 /// The longest policy text, in bytes.
@@ -36,6 +39,8 @@ const STACK_BYTES: usize = 32 * 1024 * 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ORPHAN_AFTER: Duration = Duration::from_secs(30 * 60);
+/// Beyond this a weight says no more than that everything else may wait.
+const MAX_WEIGHT: u32 = 10_000;
 const OWN_SITE: &str = "site:{site}";
 
 impl Policy {
@@ -108,6 +113,11 @@ impl Parser<'_> {
             classes: self.classes,
             rules,
             defaults,
+            paediatric_under: text
+                .paediatric_under
+                .as_ref()
+                .map_or(Ok(0), |age| number(age, "paediatric_under", 0, 120))?,
+            group_by: text.group_by.unwrap_or_default(),
         })
     }
 
@@ -141,6 +151,9 @@ impl Parser<'_> {
                     .destinations
                     .map(|list| targets("destinations", list, destination))
                     .transpose()?,
+                double: text.reads.map(Reads::is_double),
+                review_ppm: text.peer_review.as_ref().map(percent).transpose()?,
+                jurisdiction: text.jurisdiction.map(|j| parse_id(&j, j.value.parse())).transpose()?,
             };
             if settings.is_empty() {
                 return Err(at(&name, Problem::EmptyRule(name.value.clone())));
@@ -167,6 +180,7 @@ impl Parser<'_> {
             ai: text.ai.map(ai).transpose()?.unwrap_or_default(),
             pools: targets("pools", pools, pool)?,
             destinations: targets("destinations", destinations, destination)?,
+            jurisdiction: text.jurisdiction.map(|j| parse_id(&j, j.value.parse())).transpose()?,
         })
     }
 
@@ -198,21 +212,25 @@ fn class(text: At<ClassText>) -> Result<ClassPolicy, PolicyError> {
     let text = text.value;
     let deadline = within(text.deadline, place, "the class", "deadline", "deadline: 24h")?;
     let deadline = duration(&deadline, MINUTE, 30 * DAY, "a duration from 1m to 720h")?;
-    let ai_credit = match &text.ai_credit {
-        None => Duration::ZERO,
-        Some(credit) => {
-            let value = duration(credit, Duration::ZERO, 30 * DAY, "a duration from 0m to 720h")?;
-            if value > deadline {
-                return Err(at(credit, Problem::CreditBeyondDeadline));
-            }
-            value
-        }
+    let usual = model::urgency(deadline);
+    let urgency = Urgency {
+        weight: text.weight.as_ref().map_or(Ok(usual.weight), |w| number(w, "weight", 1, MAX_WEIGHT))?,
+        critical: text
+            .ai_weight
+            .as_ref()
+            .map_or(Ok(usual.critical), |w| number(w, "ai_weight", 0, MAX_WEIGHT))?,
+        prior_ppm: text.prior.as_ref().map_or(Ok(usual.prior_ppm), percent)?,
+        next_up: text.next_up.unwrap_or(usual.next_up),
+    };
+    let reading = Reading {
+        double: text.reads.is_some_and(Reads::is_double),
+        review_ppm: text.peer_review.as_ref().map_or(Ok(0), percent)?,
     };
     let orphan_after = match &text.orphan_after {
         None => ORPHAN_AFTER,
         Some(after) => duration(after, MINUTE, 30 * DAY, "a duration from 1m to 720h")?,
     };
-    Ok(ClassPolicy { deadline, ai_credit, orphan_after })
+    Ok(ClassPolicy { deadline, urgency, reading, orphan_after })
 }
 
 /// A plan and a case hold these lists, and a stored record is small.
@@ -295,6 +313,28 @@ fn duration(
         .and_then(|value| Duration::try_from(value).ok())
         .filter(|value| (least..=most).contains(value))
         .ok_or_else(|| at(text, Problem::Duration { text: text.value.clone(), range }))
+}
+
+/// A whole number in range.
+fn number(value: &At<i64>, field: &'static str, least: u32, most: u32) -> Result<u32, PolicyError> {
+    let fits = u32::try_from(value.value).ok().filter(|n| (least..=most).contains(n));
+    fits.ok_or_else(|| at(value, Problem::Number { field, value: value.value, least, most }))
+}
+
+/// A share as parts per million: `5%`, `0.5%`, to four decimals.
+fn percent(text: &At<String>) -> Result<u32, PolicyError> {
+    let parse = |text: &str| {
+        let number = text.trim().strip_suffix('%')?.trim_end();
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let digits =
+            |part: &str, most| (1..=most).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole, 3) || !digits(part, 4) {
+            return None;
+        }
+        let ppm = whole.parse::<u32>().ok()? * 10_000 + format!("{part:0<4}").parse::<u32>().ok()?;
+        (ppm <= 1_000_000).then_some(ppm)
+    };
+    parse(&text.value).ok_or_else(|| at(text, Problem::Percent(text.value.clone())))
 }
 
 /// Names of policies and rules obey the rule of the other names that operators choose.

@@ -8,6 +8,8 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
+use crate::model::GroupBy;
+
 /// A value with its place in the text.
 pub(crate) type At<T> = Spanned<T>;
 
@@ -20,13 +22,20 @@ pub(crate) struct PolicyText {
     #[serde(default)]
     pub rules: Vec<At<RuleText>>,
     pub default: Option<At<DefaultText>>,
+    pub paediatric_under: Option<At<i64>>,
+    pub group_by: Option<GroupBy>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClassText {
     pub deadline: Option<At<String>>,
-    pub ai_credit: Option<At<String>>,
+    pub weight: Option<At<i64>>,
+    pub ai_weight: Option<At<i64>>,
+    pub prior: Option<At<String>>,
+    pub next_up: Option<bool>,
+    pub reads: Option<Reads>,
+    pub peer_review: Option<At<String>>,
     pub orphan_after: Option<At<String>>,
 }
 
@@ -40,6 +49,26 @@ pub(crate) struct RuleText {
     pub ai: Option<Vec<At<AiText>>>,
     pub pools: Option<At<Vec<At<String>>>>,
     pub destinations: Option<At<Vec<At<String>>>>,
+    pub reads: Option<Reads>,
+    pub peer_review: Option<At<String>>,
+    pub jurisdiction: Option<At<String>>,
+}
+
+/// How many read a study.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reads {
+    Single,
+    Double,
+}
+
+impl Reads {
+    pub(crate) const fn is_double(self) -> bool {
+        match self {
+            Self::Single => false,
+            Self::Double => true,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -50,6 +79,7 @@ pub(crate) struct DefaultText {
     pub ai: Option<Vec<At<AiText>>>,
     pub pools: Option<At<Vec<At<String>>>>,
     pub destinations: Option<At<Vec<At<String>>>>,
+    pub jurisdiction: Option<At<String>>,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +104,7 @@ impl<'de> Visitor<'de> for ClassesVisitor {
     type Value = Classes;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map from class to {deadline, ai_credit, orphan_after}")
+        f.write_str("a map from class to {deadline, weight, …}")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Classes, A::Error> {

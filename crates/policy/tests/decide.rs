@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use isocenter_domain::{Phi, id::SiteId};
-use isocenter_policy::{AiRequest, DEFAULT_TEXT, Decision, Facts, Outcome, Policy, Source};
+use isocenter_domain::{
+    Phi,
+    id::SiteId,
+    record::case::{Reading, Urgency},
+};
+use isocenter_policy::{AiRequest, DEFAULT_TEXT, Decision, Facts, GroupBy, Outcome, Policy, Source};
 
 const NETWORK: &str = r#"
 name: network
 schema: 1
 classes:
-  STROKE:    {deadline: 20m, ai_credit: 0m, orphan_after: 5m}
-  STAT:      {deadline: 60m, ai_credit: 5m, orphan_after: 5m}
-  ROUTINE:   {deadline: 24h, ai_credit: 8h}
-  SCREENING: {deadline: 72h, ai_credit: 24h}
+  STROKE:    {deadline: 20m, orphan_after: 5m}
+  STAT:      {deadline: 60m, orphan_after: 5m}
+  ROUTINE:   {deadline: 24h}
+  SCREENING: {deadline: 72h}
 rules:
   - name: nothing-to-read
     when: image_count == 0
@@ -138,6 +142,44 @@ fn a_class_has_defaults_and_a_policy_a_version() {
     assert_eq!(policy.hash(), Policy::parse(NETWORK).unwrap().hash());
     assert_ne!(policy.hash(), Policy::parse(&format!("{NETWORK}\n")).unwrap().hash());
     assert_eq!(policy.hash().len(), 64);
+}
+
+#[test]
+fn a_class_weighs_by_its_deadline_or_as_it_says() {
+    let text = NETWORK.replace(
+        "ROUTINE:   {deadline: 24h}",
+        "ROUTINE:   {deadline: 24h, weight: 7, ai_weight: 0, prior: 0.5%, next_up: false}",
+    );
+    let policy = Policy::parse(&text).unwrap();
+    let urgency = |name: &str| policy.class(&name.parse().unwrap()).unwrap().urgency;
+    assert_eq!(urgency("STAT"), Urgency { weight: 90, critical: 40, prior_ppm: 200_000, next_up: false });
+    assert_eq!(urgency("SCREENING"), Urgency { weight: 1, critical: 40, prior_ppm: 5_000, next_up: true });
+    assert_eq!(urgency("ROUTINE"), Urgency { weight: 7, critical: 0, prior_ppm: 5_000, next_up: false });
+}
+
+#[test]
+fn rules_and_classes_say_how_a_study_is_read_and_where_its_readers_are_licensed() {
+    let text = NETWORK
+        .replace("SCREENING: {deadline: 72h}", "SCREENING: {deadline: 72h, reads: double, peer_review: 5%}")
+        .replace("    ai: [{service: sample-opacity", "    reads: double\n    peer_review: 0.25%\n    jurisdiction: kz\n    ai: [{service: sample-opacity")
+        .replace("schema: 1", "schema: 1\npaediatric_under: 16\ngroup_by: visit")
+        .replace("  read: true\n", "  read: true\n  jurisdiction: ru\n");
+    let policy = Policy::parse(&text).unwrap();
+    assert_eq!(policy.group_by(), GroupBy::Visit);
+    let breast = policy.decide(&facts("MG", "BREAST"));
+    assert_eq!(breast.reading, Reading { double: true, review_ppm: 50_000 });
+    assert_eq!((breast.jurisdiction.unwrap().as_str(), breast.fields.jurisdiction), ("ru", Source::Default));
+    let mut film = facts("DX", "CHEST");
+    film.patient_age_years = Some(15);
+    let film = policy.decide(&film);
+    assert_eq!(film.reading, Reading { double: true, review_ppm: 2_500 });
+    assert_eq!(
+        (film.jurisdiction.unwrap().as_str(), film.fields.reads),
+        ("kz", Source::Rule("chest-film".into()))
+    );
+    assert!(film.paediatric && !breast.paediatric, "an unknown age is no child's");
+    let plain = decide(NETWORK, &facts("CT", ""));
+    assert_eq!((plain.reading, plain.jurisdiction, plain.paediatric), (Reading::default(), None, false));
 }
 
 #[test]

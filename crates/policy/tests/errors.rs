@@ -3,7 +3,7 @@
 use isocenter_domain::{Kind, Kinded};
 use isocenter_policy::{DEFAULT_TEXT, MAX_EXPRESSION_BYTES, MAX_RULES, MAX_TEXT_BYTES, Policy};
 
-const HEAD: &str = "name: p\nschema: 1\nclasses:\n  ROUTINE: {deadline: 24h, ai_credit: 8h}\n";
+const HEAD: &str = "name: p\nschema: 1\nclasses:\n  ROUTINE: {deadline: 24h}\n";
 const TAIL: &str =
     "default: {class: ROUTINE, read: true, pools: [general], destinations: [\"site:{site}\"]}\n";
 
@@ -206,13 +206,34 @@ fn what_stands_above_and_below_the_rules_is_checked() {
             classes("stat: {deadline: 1h}"),
             "line 4, column 3: `stat`: the clinical class has a character other than",
         ),
-        (classes("A: {ai_credit: 1h}"), "line 4, column 6: the class has no `deadline`; add `deadline: 24h`"),
+        (classes("A: {weight: 3}"), "line 4, column 6: the class has no `deadline`; add `deadline: 24h`"),
         (classes("A: {deadline: 24}"), "line 4, column 17: `24` is not a duration from 1m to 720h"),
         (classes("A: {deadline: 0m}"), "line 4, column 17: `0m` is not a duration from 1m to 720h"),
         (
             classes("A: {deadline: 1h, ai_credit: 2h}"),
-            "line 4, column 32: `ai_credit` is longer than `deadline`",
+            "line 4, column 21: unknown field `ai_credit`, expected one of deadline, weight, ai_weight, prior",
         ),
+        (
+            classes("A: {deadline: 1h, weight: 0}"),
+            "line 4, column 29: `weight` is 0; write a whole number from 1 to",
+        ),
+        (
+            classes("A: {deadline: 1h, ai_weight: -1}"),
+            "line 4, column 32: `ai_weight` is -1; write a whole number",
+        ),
+        (
+            classes("A: {deadline: 1h, prior: 101%}"),
+            "line 4, column 28: `101%` is not a share from 0% to 100%",
+        ),
+        (
+            classes("A: {deadline: 1h, prior: .nan}"),
+            "line 4, column 28: `.nan` is not a share from 0% to 100%",
+        ),
+        (
+            classes("A: {deadline: 1h, peer_review: 5}"),
+            "line 4, column 34: `5` is not a share from 0% to 100%",
+        ),
+        (classes("A: {deadline: 1h, reads: triple}"), "line 4, column 28: unknown variant `triple`"),
         (classes("A: {deadline: 1h, orphan: 2h}"), "line 4, column 21: unknown field `orphan`"),
         (
             classes("A: {deadline: 1h}\n  A: {deadline: 2h}"),

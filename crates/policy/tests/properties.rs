@@ -1,16 +1,16 @@
-//! What holds for every study, every probability and every text.
+//! What holds for every study and every text.
 
 use std::time::Duration;
 
-use isocenter_domain::{Phi, Time, id::SiteId};
-use isocenter_policy::{DEFAULT_TEXT, Facts, Outcome, Policy, virtual_due};
+use isocenter_domain::{Phi, id::SiteId};
+use isocenter_policy::{DEFAULT_TEXT, Facts, Outcome, Policy};
 use proptest::prelude::*;
 
 /// Rules that use every name and can fail, so that arbitrary facts reach every path.
 const EAGER: &str = r#"
 name: eager
 schema: 1
-classes: {A: {deadline: 1h, ai_credit: 30m}, B: {deadline: 2h}}
+classes: {A: {deadline: 1h}, B: {deadline: 2h}}
 rules:
   - {name: fails, when: "modalities[2] == sop_classes[1]", read: false}
   - {name: senders, when: "procedure_code == calling_ae || institution == study_description", class: B}
@@ -68,27 +68,6 @@ proptest! {
     }
 
     #[test]
-    fn a_greater_probability_is_never_later_and_none_is_no_ai(
-        complete_at in any::<i64>(), deadline in 0..2_592_000_000_000u64, share in 0.0..=1.0f64,
-        p in 0.0..=1.0f64, more in 0.0..=1.0f64,
-    ) {
-        let deadline = Duration::from_micros(deadline);
-        let credit = deadline.mul_f64(share).min(deadline);
-        let due = |p| virtual_due(Time(complete_at), deadline, credit, p);
-        let (low, high) = if p <= more { (p, more) } else { (more, p) };
-        prop_assert!(due(Some(high)) <= due(Some(low)));
-        prop_assert_eq!(due(Some(0.0)), due(None));
-        prop_assert_eq!(due(None), Time(complete_at).plus(deadline));
-        prop_assert!(due(Some(p)) >= Time(complete_at).plus(deadline).minus(credit));
-        if complete_at < i64::MAX / 2 {
-            prop_assert!(due(Some(p)) >= Time(complete_at));
-        }
-        for broken in [f64::NAN, f64::INFINITY, -f64::INFINITY, -0.1, 1.000_001] {
-            prop_assert_eq!(due(Some(broken)), due(None));
-        }
-    }
-
-    #[test]
     fn no_text_and_no_condition_stops_the_program(text in ".{0,200}", when in "[-a-z0-9'\"\\[\\](){}.,&|?:!=<>+ ]{0,80}") {
         drop(Policy::parse(&text));
         let block = format!(
@@ -97,14 +76,4 @@ proptest! {
         );
         drop(Policy::parse(&block));
     }
-}
-
-#[test]
-fn a_full_credit_is_taken_to_the_microsecond() {
-    let day = Duration::from_secs(86_400);
-    assert_eq!(virtual_due(Time(7), day, day, Some(1.0)), Time(7));
-    assert_eq!(
-        virtual_due(Time(7), day, Duration::from_micros(3), Some(0.5)),
-        Time(7).plus(day).minus(Duration::from_micros(1))
-    );
 }

@@ -21,7 +21,6 @@ use crate::{
     error::Error,
     leader::Leadership,
     metrics::Meters,
-    plan::item,
     show,
     view::{View, case_key},
 };
@@ -147,6 +146,6 @@ impl Desk {
 
     /// The item of a read whose record and case were loaded.
     pub fn item(&self, read: &Stored<Read>, case: &Case) -> isocenter_assign::Item {
-        item::item(&read.key.read, &read.record, case, None)
+        self.view.item(&read.key, &read.record, case)
     }
 }

@@ -20,7 +20,6 @@ use tracing::Instrument as _;
 use crate::{
     desk::{ATTEMPTS, Desk},
     error::Error,
-    plan::item,
     view::reader_key,
 };
 
@@ -125,8 +124,7 @@ impl Desk {
     ) -> Result<(), Error> {
         let entry = self.tables.load::<Entry>(&reader_key(&ask.key.tenant, &ask.reader)).await?;
         let Some(entry) = entry else { return Err(Error::NOT_REGISTERED) };
-        let Entry::Reader(registered) = &entry.record else { return Err(Error::NOT_REGISTERED) };
-        let profile = item::profile(&ask.reader, registered);
+        let Some(profile) = self.view.people.of(&entry, &self.view.ledger) else { return Err(Error::NOT_REGISTERED) };
         filter::openable(&self.item(read, case), &profile, self.now()).map_err(Error::Rejected)?;
         change.unchanged(&entry);
         Ok(())

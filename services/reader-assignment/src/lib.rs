@@ -12,9 +12,13 @@ mod error;
 mod forward;
 mod hold;
 mod leader;
+mod lease;
+mod ledger;
 mod list;
 mod metrics;
 mod offer;
+mod outlook;
+mod people;
 mod plan;
 mod presence;
 mod reconcile;
@@ -91,7 +95,7 @@ impl Service {
         let Deps { tables, mirrors, shares, blobs, metrics, tasks, address, nodes } = deps;
         let metrics = metrics.scoped("reader_assignment");
         let presence = Presence::start(Arc::clone(tables.kv()), &tasks);
-        let view = View::new(&mirrors, presence);
+        let view = View::new(&mirrors, presence, Arc::clone(tables.clock()));
         let (leadership, campaign) =
             Leadership::new(Arc::clone(tables.kv()), Arc::clone(tables.clock()), &address, config.presence.0);
         let meters = Meters::new(&metrics);

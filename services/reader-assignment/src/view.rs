@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
-use isocenter_assign::{Holding as Held, Item, ReaderProfile};
+use isocenter_assign::{Holding as Held, Item, ReaderProfile, overflow};
 use isocenter_domain::{
-    id::{ReaderId, StudyUid, TenantId},
+    Time,
+    id::{CaseId, PoolId, ReaderId, StudyUid, TenantId},
     key::{
         AiTaskKey, CaseKey, HoldingKey, PlanKey, ReadKey, RecordKey as _, RegistryItem, RegistryKey, StudyKey,
     },
@@ -13,14 +14,15 @@ use isocenter_domain::{
         ai_task::AiTask,
         case::Case,
         plan::Plan,
-        read::{Holding, Read},
-        registry::{Entry, Reader},
+        read::{Holding, Read, ReadState},
+        registry::Entry,
         study::Study,
     },
 };
+use isocenter_runtime::clock::Clock;
 use isocenter_store::table::{Mirror, Mirrors, Stored, owner_range};
 
-use crate::{plan::item, presence::Presence};
+use crate::{ledger::Ledger, outlook::Outlook, people::People, plan::item, presence::Presence};
 
 /// The mirrors that this role reads.
 #[derive(Clone, Debug)]
@@ -33,10 +35,13 @@ pub(crate) struct View {
     pub holdings: Mirror<Holding>,
     pub registry: Mirror<Entry>,
     pub presence: Presence,
+    pub people: People,
+    pub ledger: Arc<Ledger>,
+    pub outlook: Arc<Outlook>,
 }
 
 impl View {
-    pub fn new(mirrors: &Mirrors, presence: Presence) -> Self {
+    pub fn new(mirrors: &Mirrors, presence: Presence, clock: Arc<dyn Clock>) -> Self {
         Self {
             studies: mirrors.of(),
             plans: mirrors.of(),
@@ -46,6 +51,9 @@ impl View {
             holdings: mirrors.of(),
             registry: mirrors.of(),
             presence,
+            people: People::new(clock),
+            ledger: Arc::default(),
+            outlook: Arc::default(),
         }
     }
 
@@ -95,34 +103,63 @@ impl View {
 
     /// The read as the queue sees it.
     pub fn item(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
-        item::item(&key.read, read, case, self.probability(&key.tenant, case))
+        self.placed(key, read, case).0
+    }
+
+    /// The read as the queue sees it, and when its age alone opens it to another pool.
+    pub fn placed(&self, key: &ReadKey, read: &Read, case: &Case) -> (Item, Option<Time>) {
+        let tenant = &key.tenant;
+        let mut item = item::item(&key.read, read, case, self.probability(tenant, case));
+        item.work = self.ledger.work(tenant, &item.needs);
+        if let Some(patient) = case.patient {
+            for (reader, why) in self.people.conflicted(tenant, patient) {
+                item.excluded.entry(reader).or_insert(why);
+            }
+        }
+        item.prefers = case.linked.as_ref().and_then(|linked| self.reader_of(tenant, linked));
+        let rules = self.people.overflows(tenant);
+        if rules.is_empty() {
+            return (item, None);
+        }
+        let predicted = |pool: &PoolId| self.outlook.wait(tenant, &item.class, pool);
+        let age = (&item.urgency, item.complete_at);
+        let opened = overflow::pools(&case.pools, &rules, age, predicted, self.people.now());
+        item.needs = item.needs.for_pools(opened.pools);
+        (item, opened.next)
+    }
+
+    /// Who has, or last had, a read of a case in hand.
+    fn reader_of(&self, tenant: &TenantId, case: &CaseId) -> Option<ReaderId> {
+        let reads = self.reads_of(&CaseKey { tenant: tenant.clone(), case: case.clone() });
+        let first = reads.values().next()?;
+        match &first.record.state {
+            ReadState::Offered { reader, .. } | ReadState::Open { reader, .. } | ReadState::Signed { reader, .. } => {
+                Some(reader.clone())
+            }
+            ReadState::Waiting => None,
+        }
     }
 
     /// A reader's profile with presence and hands as the mirrors have them; `None` where the registry has none.
     pub fn profile(&self, tenant: &TenantId, reader: &ReaderId) -> Option<ReaderProfile> {
         let entry = self.registry.get(&reader_key(tenant, reader))?;
-        let Entry::Reader(registered) = &entry.record else { return None };
-        Some(self.filled(tenant, reader, registered))
+        self.filled(&entry)
     }
 
     /// The profiles of every registered reader of a tenant.
     pub fn profiles(&self, tenant: &TenantId) -> Vec<ReaderProfile> {
         let entries = self.registry.all();
         let of_tenant = entries.iter().filter(|entry| entry.key.tenant == *tenant);
-        let profiles = of_tenant.filter_map(|entry| match (&entry.key.item, &entry.record) {
-            (RegistryItem::Reader(id), Entry::Reader(registered)) => {
-                Some(self.filled(tenant, id, registered))
-            }
-            (_, _) => None,
-        });
-        profiles.collect()
+        of_tenant.filter_map(|entry| self.filled(entry)).collect()
     }
 
-    fn filled(&self, tenant: &TenantId, reader: &ReaderId, registered: &Reader) -> ReaderProfile {
+    fn filled(&self, entry: &Stored<Entry>) -> Option<ReaderProfile> {
+        let profile = self.people.of(entry, &self.ledger)?;
+        let (tenant, reader) = (&entry.key.tenant, &profile.id);
         let sign = self.presence.of(tenant, reader);
         let holding = self.holdings.get(&HoldingKey { tenant: tenant.clone(), reader: reader.clone() });
         let holding = holding.map(|h| h.record.clone()).unwrap_or_default();
-        ReaderProfile {
+        Some(ReaderProfile {
             present: sign.is_some(),
             accepting: sign.is_some_and(|sign| sign.accepting),
             holding: Held {
@@ -130,8 +167,8 @@ impl View {
                 open: u32::from(holding.open.is_some()),
                 suspended: 0,
             },
-            ..item::profile(reader, registered)
-        }
+            ..profile
+        })
     }
 
     /// The cases that something changed about, from now on: the case, a study, a read, an AI answer, the presence of a

@@ -7,11 +7,12 @@ use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
     Kind, Kinded as _,
     document::{Images, Manifest},
-    id::CaseId,
-    key::{self, CaseKey, PlanKey, StudyKey},
+    id::{CaseId, JurisdictionId, SiteId, TenantId},
+    key::{self, CaseKey, PlanKey, RegistryItem, RegistryKey, StudyKey},
     record::{
         case::{Case, CaseEvent},
         plan::Plan,
+        registry::Entry,
         study::{Study, StudyState},
     },
 };
@@ -44,11 +45,22 @@ pub(crate) struct Studies {
 pub(crate) struct StudyMirrors {
     studies: Mirror<Study>,
     plans: Mirror<Plan>,
+    registry: Mirror<Entry>,
 }
 
 impl StudyMirrors {
     pub fn new(mirrors: &Mirrors) -> Self {
-        Self { studies: mirrors.of(), plans: mirrors.of() }
+        Self { studies: mirrors.of(), plans: mirrors.of(), registry: mirrors.of() }
+    }
+
+    /// The jurisdiction of a site. A mirror that is a moment behind is soon enough: a site's law does not change while a
+    /// study is on its way.
+    fn jurisdiction(&self, tenant: &TenantId, site: &SiteId) -> Option<JurisdictionId> {
+        let item = RegistryItem::Site(site.clone());
+        match &self.registry.get(&RegistryKey { tenant: tenant.clone(), item })?.record {
+            Entry::Site(site) => site.jurisdiction.clone(),
+            Entry::Reader(_) | Entry::Pool(_) | Entry::Ai(_) | Entry::Destination(_) => None,
+        }
     }
 
     /// Whether a decision is due as far as the mirrors know. A later change of the study wakes it again.
@@ -99,8 +111,14 @@ impl Studies {
         let active = self.policies.active(&key.tenant).await?;
 
         let own = self.secret.reference("study", &[key.tenant.as_str(), key.study.as_str()]);
-        let subject =
-            Subject { key, study: &study.record, own, case: case.as_ref().map(|case| &case.record) };
+        let jurisdiction = self.mirrors.jurisdiction(&key.tenant, &study.record.site);
+        let subject = Subject {
+            key,
+            study: &study.record,
+            own,
+            jurisdiction: jurisdiction.as_ref(),
+            case: case.as_ref().map(|case| &case.record),
+        };
         let change = self.tables.change(Cause::role(ACTOR));
         let now = change.now();
         let planned = plan::plan(&subject, &facts, &active.policy, active.digest, now)?;
@@ -168,8 +186,8 @@ impl KeySource for StudySource {
     type Key = StudyKey;
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
-        let StudyMirrors { studies, plans } = &self.0;
-        tokio::join!(studies.synced(), plans.synced());
+        let StudyMirrors { studies, plans, registry } = &self.0;
+        tokio::join!(studies.synced(), plans.synced(), registry.synced());
         let all = studies.all();
         Ok(all.iter().map(|study| &study.key).filter(|key| self.0.due(key)).cloned().collect())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Illegal, Record};
 use crate::{
-    id::{ClassId, DestinationId, PoolId, SiteId, StudyUid},
+    id::{CaseId, ClassId, DestinationId, JurisdictionId, PoolId, SiteId, StudyUid},
     key::CaseKey,
     refs::Ref,
     time::Time,
@@ -34,8 +34,8 @@ pub struct Case {
     pub complete_at: Time,
     /// Complete to signed.
     pub deadline: Duration,
-    /// How far an AI probability of 1 may move the case forward.
-    pub ai_credit: Duration,
+    /// What its class weighs in the queue.
+    pub urgency: Urgency,
     /// An open read older than this is listed as stuck.
     pub orphan_after: Duration,
     /// Whose readers may read it, in order of preference.
@@ -51,6 +51,36 @@ pub struct Case {
     /// The accession, by reference; the first member's own reference where it has none. Reports of equal accession are
     /// delivered one after another.
     pub accession: Ref,
+    /// Where its readers are licensed; none: no licence is asked for.
+    pub jurisdiction: Option<JurisdictionId>,
+    /// Whether the patient is a child, by the policy's age.
+    pub paediatric: bool,
+    /// How many read it, and how often a read is reviewed.
+    pub reading: Reading,
+    /// Another case of the same visit that was opened before this study came: who reads that is preferred for this.
+    pub linked: Option<CaseId>,
+}
+
+/// What a class weighs in the order of the queue. Copied from the policy, so that a case keeps what was promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Urgency {
+    /// The cost of a delay of one whole deadline.
+    pub weight: u32,
+    /// The weight of the probability that the study is critical; 0: AI does not order it.
+    pub critical: u32,
+    /// That probability in parts per million where AI says nothing, and the least whatever AI says.
+    pub prior_ppm: u32,
+    /// Whether a read may be promised to a reader who still has another open.
+    pub next_up: bool,
+}
+
+/// How a case is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Whether two readers read it, neither knowing of the other's report.
+    pub double: bool,
+    /// The share of its signed reads that a peer reviews, in parts per million.
+    pub review_ppm: u32,
 }
 
 impl Record for Case {

@@ -12,6 +12,7 @@ pub mod policy;
 pub mod read;
 pub mod registry;
 pub mod report;
+pub mod roster;
 pub mod study;
 
 use std::fmt;

@@ -4,7 +4,7 @@ use isocenter_domain::{
     Time,
     record::{
         ai_task::{AiAnswer, AiFailure, AiTask, AiTaskState, SkipReason},
-        case::{Case, CaseState},
+        case::{self, Case, CaseState, Urgency},
         plan::{AiRequest, Plan, Reading},
     },
 };
@@ -72,7 +72,12 @@ impl Stored for Case {
             class: self.class.to_string(),
             complete_at: self.complete_at.0,
             deadline: field::micros(self.deadline),
-            ai_credit: field::micros(self.ai_credit),
+            urgency: Some(stored::Urgency {
+                weight: self.urgency.weight,
+                critical: self.urgency.critical,
+                prior_ppm: self.urgency.prior_ppm,
+                next_up: self.urgency.next_up,
+            }),
             orphan_after: field::micros(self.orphan_after),
             pools: field::texts(&self.pools),
             destinations: field::texts(&self.destinations),
@@ -80,11 +85,17 @@ impl Stored for Case {
             body_part: self.body_part.clone(),
             patient: field::reference_bytes(self.patient),
             accession: self.accession.0.to_vec(),
+            jurisdiction: field::text(self.jurisdiction.as_ref()),
+            paediatric: self.paediatric,
+            double: self.reading.double,
+            review_ppm: self.reading.review_ppm,
+            linked: field::text(self.linked.as_ref()),
         }))
     }
 
     fn from_body(body: Body) -> Result<Self, Malformed> {
         let B::Case(c) = body.0 else { return Err(Malformed::new("body", "is not a case")) };
+        let urgency = c.urgency.ok_or_else(|| Malformed::new("case.urgency", "is absent"))?;
         Ok(Self {
             state: match c.state {
                 1 => CaseState::Ready,
@@ -96,7 +107,12 @@ impl Stored for Case {
             class: field::id(&c.class, "case.class")?,
             complete_at: Time(c.complete_at),
             deadline: field::from_micros(c.deadline, "case.deadline")?,
-            ai_credit: field::from_micros(c.ai_credit, "case.ai_credit")?,
+            urgency: Urgency {
+                weight: urgency.weight,
+                critical: urgency.critical,
+                prior_ppm: field::ppm(urgency.prior_ppm, "case.urgency.prior_ppm")?,
+                next_up: urgency.next_up,
+            },
             orphan_after: field::from_micros(c.orphan_after, "case.orphan_after")?,
             pools: field::ids(&c.pools, "case.pools")?,
             destinations: field::ids(&c.destinations, "case.destinations")?,
@@ -104,6 +120,13 @@ impl Stored for Case {
             body_part: c.body_part,
             patient: field::maybe_reference(&c.patient, "case.patient")?,
             accession: field::reference(&c.accession, "case.accession")?,
+            jurisdiction: field::optional(&c.jurisdiction, "case.jurisdiction")?,
+            paediatric: c.paediatric,
+            reading: case::Reading {
+                double: c.double,
+                review_ppm: field::ppm(c.review_ppm, "case.review_ppm")?,
+            },
+            linked: field::optional(&c.linked, "case.linked")?,
         })
     }
 }

@@ -77,6 +77,11 @@ pub(crate) fn from_micros(micros: i64, field: &'static str) -> Result<Duration, 
     u64::try_from(micros).map(Duration::from_micros).map_err(|_| Malformed::new(field, "is negative"))
 }
 
+/// A share in parts per million.
+pub(crate) fn ppm(value: u32, field: &'static str) -> Result<u32, Malformed> {
+    if value <= 1_000_000 { Ok(value) } else { Err(Malformed::new(field, "is more than a million")) }
+}
+
 /// A time, or nothing where zero.
 pub(crate) fn maybe_time(micros: i64) -> Option<Time> {
     (micros != 0).then_some(Time(micros))

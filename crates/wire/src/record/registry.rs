@@ -6,11 +6,11 @@ use isocenter_domain::{
     Time,
     record::{
         policy::ActivePolicy,
-        registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
+        registry::{AiService, Destination, Entry, Overflow, Pool, PoolKind, Site, Via},
     },
 };
 
-use super::{Body, Stored, field};
+use super::{Body, Stored, field, reader};
 use crate::{
     error::Malformed,
     stored::{self, entry::Entry as E, record::Body as B},
@@ -24,22 +24,23 @@ impl Stored for Entry {
                 authority: s.authority.clone(),
                 quiet_period: s.quiet_period.map(field::micros).unwrap_or_default(),
                 max_assembly: s.max_assembly.map(field::micros).unwrap_or_default(),
+                jurisdiction: field::text(s.jurisdiction.as_ref()),
+                zone: field::text(s.zone.as_ref()),
             }),
-            Self::Reader(r) => {
-                let (all_sites, sites) = match &r.sites {
-                    Sites::All => (true, Vec::new()),
-                    Sites::Some(sites) => (false, field::texts(sites)),
-                };
-                let skills = r.skills.iter().cloned();
-                let skills = skills.map(|s| stored::Skill { modality: s.modality, body_part: s.body_part });
-                E::Reader(stored::Reader {
-                    skills: skills.collect(),
-                    all_sites,
-                    sites,
-                    pools: field::texts(&r.pools),
-                })
-            }
-            Self::Pool(p) => E::Pool(stored::Pool { description: p.description.clone() }),
+            Self::Reader(r) => E::Reader(reader::stored(r)),
+            Self::Pool(p) => E::Pool(stored::Pool {
+                description: p.description.clone(),
+                kind: match p.kind {
+                    PoolKind::Center => 1,
+                    PoolKind::Site => 2,
+                    PoolKind::OnCall => 3,
+                },
+                overflow: p.overflow.as_ref().map(|o| stored::Overflow {
+                    to: o.to.to_string(),
+                    at_percent: o.at_percent,
+                    predicted_wait: o.predicted_wait.map(field::micros).unwrap_or_default(),
+                }),
+            }),
             Self::Ai(a) => E::Ai(stored::AiService {
                 address: a.address.clone(),
                 receives_original: a.receives_original,
@@ -68,20 +69,20 @@ impl Stored for Entry {
                 authority: s.authority,
                 quiet_period: maybe(s.quiet_period, "site.quiet_period")?,
                 max_assembly: maybe(s.max_assembly, "site.max_assembly")?,
+                jurisdiction: field::optional(&s.jurisdiction, "site.jurisdiction")?,
+                zone: field::optional(&s.zone, "site.zone")?,
             }),
-            E::Reader(r) => Self::Reader(Reader {
-                skills: r
-                    .skills
-                    .into_iter()
-                    .map(|s| Skill { modality: s.modality, body_part: s.body_part })
-                    .collect(),
-                sites: match r.all_sites {
-                    true => Sites::All,
-                    false => Sites::Some(field::ids(&r.sites, "reader.sites")?),
+            E::Reader(r) => Self::Reader(reader::read(r)?),
+            E::Pool(p) => Self::Pool(Pool {
+                description: p.description,
+                kind: match p.kind {
+                    1 => PoolKind::Center,
+                    2 => PoolKind::Site,
+                    3 => PoolKind::OnCall,
+                    other => return field::unknown("pool.kind", other),
                 },
-                pools: field::ids(&r.pools, "reader.pools")?,
+                overflow: p.overflow.map(overflow).transpose()?,
             }),
-            E::Pool(p) => Self::Pool(Pool { description: p.description }),
             E::Ai(a) => Self::Ai(AiService {
                 address: a.address,
                 receives_original: a.receives_original,
@@ -99,6 +100,14 @@ impl Stored for Entry {
             }),
         })
     }
+}
+
+fn overflow(o: stored::Overflow) -> Result<Overflow, Malformed> {
+    Ok(Overflow {
+        to: field::id(&o.to, "pool.overflow.to")?,
+        at_percent: o.at_percent,
+        predicted_wait: maybe(o.predicted_wait, "pool.overflow.predicted_wait")?,
+    })
 }
 
 fn maybe(micros: i64, name: &'static str) -> Result<Option<Duration>, Malformed> {

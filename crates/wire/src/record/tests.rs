@@ -7,12 +7,16 @@ use isocenter_domain::{
     id::{CaseId, ReadId},
     record::{
         ai_task::{AiAnswer, AiFailure, AiTask, AiTaskState, SkipReason},
-        case::{Case, CaseState},
+        case::{self, Case, CaseState, Urgency},
         delivery::{Delivery, DeliveryState},
         intake::Intake,
         read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
-        registry::{Destination, Entry, Reader, Sites, Skill, Via},
+        registry::{
+            Conflicts, Destination, Entry, Grade, Licence, Overflow, Pool, PoolKind, Reader, Site, Sites,
+            Skill, Via,
+        },
         report::{Report, ReportKind, StudyRevision},
+        roster::{DateException, Hours, Roster, Shift, Span, Weekdays},
         study::{Doubt, Evidence, Facts, Study, StudyState},
     },
     refs::{Digest, Ref},
@@ -72,7 +76,7 @@ fn every_record_reads_back_and_is_small() {
         class: "STAT".parse().unwrap(),
         complete_at: Time(4),
         deadline: Duration::from_secs(3600),
-        ai_credit: Duration::from_secs(300),
+        urgency: Urgency { weight: 90, critical: 40, prior_ppm: 200_000, next_up: true },
         orphan_after: Duration::from_secs(300),
         pools: vec!["site:north".parse().unwrap(), "general".parse().unwrap()],
         destinations: vec!["north".parse().unwrap()],
@@ -80,6 +84,10 @@ fn every_record_reads_back_and_is_small() {
         body_part: "HEAD".into(),
         patient: None,
         accession: Ref([2; 16]),
+        jurisdiction: Some("ru-mow".parse().unwrap()),
+        paediatric: true,
+        reading: case::Reading { double: true, review_ppm: 50_000 },
+        linked: Some(CaseId::of(&"t".parse().unwrap(), &"1.3".parse().unwrap())),
     });
     let mut task = AiTask::requested(Digest([1; 32]), Time(1), Time(2));
     round_trip(&task);
@@ -149,11 +157,71 @@ fn every_record_reads_back_and_is_small() {
         attempts: 3,
         since: Time(7),
     });
-    round_trip(&Entry::Reader(Reader {
+}
+
+fn span(start: &str, end: &str) -> Span {
+    Span { start: start.parse().unwrap(), end: end.parse().unwrap() }
+}
+
+#[test]
+fn registry_entries_read_back_with_their_rosters() {
+    let plain = Reader {
         skills: vec![Skill { modality: "CT".into(), body_part: "*".into() }],
         sites: Sites::Some(vec!["north".parse().unwrap()]),
         pools: vec!["general".parse().unwrap()],
+        ..Reader::default()
+    };
+    round_trip(&Entry::Reader(plain.clone()));
+    let night =
+        Hours { span: span("20:00", "08:00"), breaks: vec![span("00:30", "01:15"), span("04:00", "04:20")] };
+    let exception = |day| DateException {
+        date: format!("2026-12-{day:02}").parse().unwrap(),
+        hours: vec![night.clone()],
+    };
+    round_trip(&Entry::Reader(Reader {
+        grade: Grade::Resident,
+        licences: vec![
+            Licence { jurisdiction: "ru-mow".parse().unwrap(), until: Some(Time(7)) },
+            Licence { jurisdiction: "kz".parse().unwrap(), until: None },
+        ],
+        paediatric: true,
+        home: Some("north".parse().unwrap()),
+        roster: Some(Roster {
+            zone: "Asia/Vladivostok".parse().unwrap(),
+            shifts: vec![Shift { days: Weekdays::from_bits(0b11).unwrap(), hours: night.clone() }; 14],
+            exceptions: (1..=20).map(exception).collect(),
+        }),
+        share: Some(500),
+        capacity: Some(60_000),
+        conflicts: Conflicts { patients: vec![Ref([7; 16])], sites: vec!["south".parse().unwrap()] },
+        ..plain
     }));
+    round_trip(&Entry::Site(Site {
+        jurisdiction: Some("ru-mow".parse().unwrap()),
+        zone: Some("Europe/Moscow".parse().unwrap()),
+        ..Site::default()
+    }));
+    for kind in [PoolKind::Center, PoolKind::Site, PoolKind::OnCall] {
+        let to = "center".parse().unwrap();
+        let overflow = Overflow { to, at_percent: 25, predicted_wait: Some(Duration::from_secs(60)) };
+        round_trip(&Entry::Pool(Pool { description: "d".into(), kind, overflow: Some(overflow) }));
+    }
+}
+
+#[test]
+fn a_stored_share_above_the_whole_is_damage_and_names_the_field() {
+    let case = stored::Case {
+        state: 1,
+        site: "north".into(),
+        class: "STAT".into(),
+        accession: vec![2; 16],
+        urgency: Some(stored::Urgency { prior_ppm: 1_000_001, ..Default::default() }),
+        ..Default::default()
+    };
+    let body = Some(stored::record::Body::Case(case));
+    let bytes = stored::Record { level: LEVEL, body, ..Default::default() }.encode_to_vec();
+    let refused = decode::<Case>(&bytes).unwrap_err();
+    assert_eq!(refused.to_string(), "stored value is damaged: case.urgency.prior_ppm is more than a million");
 }
 
 /// What a later build would write: a level above ours, a state we do not know, and a field we do not know.

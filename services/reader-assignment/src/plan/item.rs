@@ -1,9 +1,7 @@
 //! A read as the queue sees it, a reader as the queue sees one, and the order of the worklist.
 
-use std::time::Duration;
-
 use isocenter_assign::{
-    Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, Work,
+    Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
 };
 use isocenter_domain::{
     Time,
@@ -11,11 +9,12 @@ use isocenter_domain::{
     record::{
         case::Case,
         read::Read,
-        registry::{Reader, Sites as Registered},
+        registry::{Grade, Reader, Sites as Registered},
     },
 };
 
-/// The item of a read. `p` is the highest probability that the AI services gave for the studies as they are.
+/// The item of a read, as far as read and case say. `p` is the highest probability that the AI services gave for the
+/// studies as they are; what is no probability orders as no answer does.
 ///
 /// A primary read's age is its case's; a discrepancy read's begins when the newer images were found unread, or it would
 /// be overdue the moment it is made.
@@ -27,31 +26,31 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
         urgency: urgency(case),
         complete_at,
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
-        // What is no probability orders as no answer does.
         probability: p.and_then(|p| Ppm::of(p).ok()),
-        work: Work { minutes: USUAL_READING, points: 1_000 },
-        needs: Needs::new(&case.modalities, &case.body_part, case.site.clone(), case.pools.clone()),
+        work: Prior::default().otherwise,
+        needs: needs(case),
         excluded: read.returns.iter().map(|back| (back.reader.clone(), Exclusion::Returned)).collect(),
         prefers: None,
     }
 }
 
-/// How long reading takes where nothing more is known.
-const USUAL_READING: Duration = Duration::from_secs(6 * 60);
+/// What a case asks of a reader.
+pub(crate) fn needs(case: &Case) -> Needs {
+    Needs::new(&case.modalities, &case.body_part, case.site.clone(), case.pools.clone())
+        .under(case.jurisdiction.clone())
+        .of_a_child(case.paediatric)
+}
 
-/// What the class means for the order, by its deadline.
-fn urgency(case: &Case) -> Urgency {
-    let hours = |n: u64| Duration::from_secs(n * 3600);
-    let (weight, prior, next_up) = if case.deadline <= hours(1) {
-        (90, 200_000, false)
-    } else if case.deadline <= hours(8) {
-        (18, 60_000, true)
-    } else {
-        (2, 15_000, true)
-    };
-    let prior = Ppm::from_parts(prior).expect("a share of a million");
-    let critical = if case.ai_credit.is_zero() { 0 } else { 40 };
-    Urgency { target: case.deadline, weight, critical, prior, next_up }
+/// What the class means for the order.
+pub(crate) fn urgency(case: &Case) -> Urgency {
+    let of_class = &case.urgency;
+    Urgency {
+        target: case.deadline,
+        weight: of_class.weight,
+        critical: of_class.critical,
+        prior: Ppm::from_parts(of_class.prior_ppm).unwrap_or(Ppm::ONE),
+        next_up: of_class.next_up,
+    }
 }
 
 /// When a read should be signed.
@@ -59,7 +58,7 @@ pub(crate) fn due_at(read: &Read, case: &Case) -> Time {
     read.waiting_since.plus(case.deadline)
 }
 
-/// A registered reader's profile, absent and with empty hands.
+/// A registered reader's profile as far as the entry says: absent, with empty hands, and without the roster.
 pub(crate) fn profile(id: &ReaderId, reader: &Reader) -> ReaderProfile {
     ReaderProfile {
         skills: reader.skills.iter().map(|skill| Skill::new(&skill.modality, &skill.body_part)).collect(),
@@ -68,6 +67,14 @@ pub(crate) fn profile(id: &ReaderId, reader: &Reader) -> ReaderProfile {
             Registered::Some(sites) => Sites::Only(sites.iter().cloned().collect()),
         },
         pools: reader.pools.iter().cloned().collect(),
+        conflicts: reader.conflicts.sites.iter().cloned().collect(),
+        home: reader.home.clone(),
+        licences: reader.licences.iter().map(|l| (l.jurisdiction.clone(), l.until)).collect(),
+        paediatric: reader.paediatric,
+        attending: match reader.grade {
+            Grade::Attending => true,
+            Grade::Resident => false,
+        },
         ..ReaderProfile::new(id.clone())
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn case(members: &[u32]) -> Case {
         class: "ROUTINE".parse().unwrap(),
         complete_at: Time(1_000_000),
         deadline: Duration::from_secs(3_600),
-        ai_credit: Duration::from_secs(1_800),
+        urgency: isocenter_domain::record::case::Urgency { weight: 2, critical: 40, prior_ppm: 15_000, next_up: true },
         orphan_after: Duration::from_secs(600),
         pools: vec!["general".parse().unwrap()],
         destinations: vec!["north".parse().unwrap()],
@@ -105,6 +105,10 @@ pub(super) fn case(members: &[u32]) -> Case {
         body_part: "HEAD".into(),
         patient: None,
         accession: Ref([1; 16]),
+        jurisdiction: None,
+        paediatric: false,
+        reading: isocenter_domain::record::case::Reading::default(),
+        linked: None,
     }
 }
 
@@ -200,6 +204,7 @@ impl World {
             skills: vec![Skill { modality: modality.into(), body_part: "*".into() }],
             sites: Sites::All,
             pools: vec!["general".parse().unwrap()],
+            ..Reader::default()
         });
         self.put(&crate::view::reader_key(&tenant(), reader), &entry).await;
     }

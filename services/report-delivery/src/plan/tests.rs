@@ -31,7 +31,7 @@ fn case(destinations: &[&str]) -> Case {
         class: "ROUTINE".parse().unwrap(),
         complete_at: Time(0),
         deadline: SECOND,
-        ai_credit: Duration::ZERO,
+        urgency: isocenter_domain::record::case::Urgency::default(),
         orphan_after: SECOND,
         pools: Vec::new(),
         destinations: destinations.iter().map(|d| d.parse().unwrap()).collect(),
@@ -39,6 +39,10 @@ fn case(destinations: &[&str]) -> Case {
         body_part: String::new(),
         patient: None,
         accession: Ref([3; 16]),
+        jurisdiction: None,
+        paediatric: false,
+        reading: isocenter_domain::record::case::Reading::default(),
+        linked: None,
     }
 }
 

@@ -247,7 +247,7 @@ impl Bench {
             class: "ROUTINE".parse().unwrap(),
             complete_at: Time(1),
             deadline: Duration::from_secs(60),
-            ai_credit: Duration::ZERO,
+            urgency: isocenter_domain::record::case::Urgency::default(),
             orphan_after: Duration::from_secs(60),
             pools: Vec::new(),
             destinations: destinations.iter().map(|d| d.parse().unwrap()).collect(),
@@ -255,6 +255,10 @@ impl Bench {
             body_part: "CHEST".into(),
             patient: None,
             accession,
+            jurisdiction: None,
+            paediatric: false,
+            reading: isocenter_domain::record::case::Reading::default(),
+            linked: None,
         };
         let key = CaseKey { tenant: tenant(), case: report_key(case, 1).read.case };
         let mut change = self.tables.change(Cause::role("routing"));

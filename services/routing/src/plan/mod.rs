@@ -9,7 +9,7 @@ mod facts;
 
 use isocenter_domain::{
     Time,
-    id::{AeTitle, CaseId},
+    id::{AeTitle, CaseId, JurisdictionId},
     key::{RegistryItem, RegistryKey, StudyKey},
     record::{
         Illegal,
@@ -49,6 +49,8 @@ pub struct Subject<'a> {
     pub study: &'a Study,
     /// The study's own reference: orders its reports where it has no accession.
     pub own: Ref,
+    /// The jurisdiction of the site it came from, as the registry has it.
+    pub jurisdiction: Option<&'a JurisdictionId>,
     /// Its case, where an earlier revision made one.
     pub case: Option<&'a Case>,
 }
@@ -81,7 +83,7 @@ pub fn plan(
     };
     let decision = policy.decide(facts);
     let case = match (existing, decision.read) {
-        (Some(case), true) => Some(replanned(case, subject.study, &decision, policy)),
+        (Some(case), true) => Some(replanned(case, subject, &decision, policy)),
         (None, true) => Some(ready(subject, &decision, policy)),
         (Some(case), false) => Some(case),
         (None, false) => None,
@@ -114,7 +116,7 @@ fn ready(subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
         class: decision.class.clone(),
         complete_at: study.complete_at.unwrap_or(study.first_received_at),
         deadline: class.deadline,
-        ai_credit: class.ai_credit,
+        urgency: class.urgency,
         orphan_after: class.orphan_after,
         pools: decision.pools.clone(),
         destinations: decision.destinations.clone(),
@@ -122,24 +124,37 @@ fn ready(subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
         body_part: study.facts.body_part.clone(),
         patient: study.facts.patient,
         accession: study.facts.accession.unwrap_or(*own),
+        jurisdiction: jurisdiction(subject, decision),
+        paediatric: decision.paediatric,
+        reading: decision.reading,
+        linked: None,
     }
 }
 
+/// Where the case's readers are to be licensed: as the policy says, else where its site is.
+fn jurisdiction(subject: &Subject<'_>, decision: &Decision) -> Option<JurisdictionId> {
+    decision.jurisdiction.as_ref().or(subject.jurisdiction).cloned()
+}
+
 /// The case after a newer revision of its study.
-fn replanned(case: Case, study: &Study, decision: &Decision, policy: &Policy) -> Case {
+fn replanned(case: Case, subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
+    let study = subject.study;
     let class = policy.class_of(decision);
     let mut destinations = decision.destinations.clone();
     destinations.extend(case.destinations.iter().filter(|d| !decision.destinations.contains(d)).cloned());
     Case {
         class: decision.class.clone(),
         deadline: class.deadline,
-        ai_credit: class.ai_credit,
+        urgency: class.urgency,
         orphan_after: class.orphan_after,
         pools: decision.pools.clone(),
         destinations,
         modalities: study.facts.modalities.clone(),
         body_part: study.facts.body_part.clone(),
         patient: study.facts.patient.or(case.patient),
+        jurisdiction: jurisdiction(subject, decision),
+        paediatric: decision.paediatric,
+        reading: decision.reading,
         ..case
     }
 }
@@ -152,13 +167,22 @@ fn rules(decision: &Decision, kept: bool) -> Vec<(String, String)> {
         Source::Default => DEFAULT.to_owned(),
     };
     let or_kept = |source: &Source| if kept { EARLIER.to_owned() } else { of(source) };
-    vec![
+    let mut rules = vec![
         ("class".to_owned(), or_kept(&fields.class)),
         ("read".to_owned(), or_kept(&fields.read)),
         ("pools".to_owned(), or_kept(&fields.pools)),
         ("ai".to_owned(), of(&fields.ai)),
         ("destinations".to_owned(), or_kept(&fields.destinations)),
-    ]
+    ];
+    // What few policies set is told where one does.
+    let rare = [
+        ("reads", &fields.reads),
+        ("peer_review", &fields.peer_review),
+        ("jurisdiction", &fields.jurisdiction),
+    ];
+    let set = rare.into_iter().filter(|(_, source)| matches!(source, Source::Rule(_)) && !kept);
+    rules.extend(set.map(|(field, source)| (field.to_owned(), of(source))));
+    rules
 }
 
 /// An AE title of `site`, which is to be registered under `key`, that another site has already, and that site. An AE title

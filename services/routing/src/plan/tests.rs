@@ -5,7 +5,7 @@ use std::{sync::LazyLock, time::Duration};
 use isocenter_domain::{
     document::{Images, Instance, Series},
     record::{
-        registry::{Pool, Site},
+        registry::{Pool, PoolKind, Site},
         study::{self, Evidence, StudyEvent},
     },
 };
@@ -17,8 +17,8 @@ const POLICY: &str = r#"
 name: test
 schema: 1
 classes:
-  STAT:    {deadline: 60m, ai_credit: 5m, orphan_after: 5m}
-  ROUTINE: {deadline: 24h, ai_credit: 8h}
+  STAT:    {deadline: 60m, orphan_after: 5m}
+  ROUTINE: {deadline: 24h}
 rules:
   - name: no-images
     when: image_count == 0
@@ -80,7 +80,8 @@ fn complete(revision: u32, facts: &study::Facts) -> Study {
 
 fn decide(study: &Study, case: Option<&Case>) -> Result<Planned, Illegal> {
     static PARSED: LazyLock<Policy> = LazyLock::new(|| Policy::parse(POLICY).unwrap());
-    let subject = Subject { key: &key(), study, own: OWN, case };
+    let moscow = "ru-mow".parse().unwrap();
+    let subject = Subject { key: &key(), study, own: OWN, jurisdiction: Some(&moscow), case };
     let facts = facts(study, &study.facts, None, study.revision, false);
     plan(&subject, &facts, &PARSED, TEXT, Time(9_000))
 }
@@ -113,7 +114,8 @@ fn a_study_to_be_read_opens_a_case_with_its_class_and_its_first_age() {
     let case = planned.case.as_ref().unwrap();
     assert_eq!((case.state, case.complete_at), (CaseState::Ready, Time(1_000)));
     assert_eq!((case.class.as_str(), case.deadline), ("ROUTINE", Duration::from_secs(86_400)));
-    assert_eq!(case.ai_credit, Duration::from_secs(8 * 3_600));
+    assert_eq!((case.urgency.weight, case.urgency.prior_ppm, case.urgency.next_up), (2, 15_000, true));
+    assert_eq!(case.jurisdiction.as_ref().map(JurisdictionId::as_str), Some("ru-mow"));
     assert_eq!(case.orphan_after, Duration::from_secs(1_800));
     assert_eq!(texts(&case.pools), ["site:north", "general"]);
     assert_eq!(texts(&case.destinations), ["north"]);
@@ -233,9 +235,7 @@ fn an_ae_title_is_taken_by_any_other_site_of_the_cell() {
     let site = |titles: &[&str]| {
         Entry::Site(Site {
             ae_titles: titles.iter().map(|title| title.parse().unwrap()).collect(),
-            authority: String::new(),
-            quiet_period: None,
-            max_assembly: None,
+            ..Site::default()
         })
     };
     let key = |tenant: &str, id: &str| RegistryKey {
@@ -245,7 +245,10 @@ fn an_ae_title_is_taken_by_any_other_site_of_the_cell() {
     let pool =
         RegistryKey { tenant: "t".parse().unwrap(), item: RegistryItem::Pool("general".parse().unwrap()) };
     let registered = [
-        (pool.clone(), Entry::Pool(Pool { description: String::new() })),
+        (
+            pool.clone(),
+            Entry::Pool(Pool { description: String::new(), kind: PoolKind::Center, overflow: None }),
+        ),
         (key("t", "north"), site(&["CT1", "CT2"])),
         (key("other", "north"), site(&["MR1"])),
     ];

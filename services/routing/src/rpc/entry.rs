@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use isocenter_domain::{
-    id::{Id, IdKind},
+    id::{Id, IdKind, PoolId, TimeZoneId},
     key::RegistryItem,
-    record::registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
+    record::registry::{AiService, Destination, Entry, Overflow, Pool, PoolKind, Site, Via},
 };
 use isocenter_runtime::status::Answer;
 use isocenter_wire::{
@@ -14,10 +14,10 @@ use isocenter_wire::{
 };
 use tonic::{Status, transport::Uri};
 
-use super::id;
+use super::{id, reader};
 
 /// Stands for every site, modality or body part.
-const ANY: &str = "*";
+pub(super) const ANY: &str = "*";
 /// The longest value of DICOM CS (PS3.5 §6.2).
 const CS_LIMIT: usize = 16;
 /// The longest authority: DICOM LO (PS3.5 §6.2), as (0010,0021) is.
@@ -30,6 +30,8 @@ const DESCRIPTION_LIMIT: usize = 1_024;
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60 * 60));
 /// A study whose sender never stops is whole after a day at the latest.
 const ASSEMBLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
+/// A wait that work overflows at: below a minute it is noise, and beyond three days nothing is predicted.
+const PREDICTED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(72 * 60 * 60));
 
 /// The item and the entry of a request.
 ///
@@ -42,12 +44,13 @@ pub(super) fn checked(entry: Option<v1::RegistryEntry>) -> Result<(RegistryItem,
     Ok(match entry {
         Wire::Site(s) => (RegistryItem::Site(id(&s.site_id, "entry.site.site_id")?), Entry::Site(site(s)?)),
         Wire::Reader(r) => {
-            (RegistryItem::Reader(id(&r.reader_id, "entry.reader.reader_id")?), Entry::Reader(reader(r)?))
+            let own = id(&r.reader_id, "entry.reader.reader_id")?;
+            (RegistryItem::Reader(own), Entry::Reader(reader::checked(r)?))
         }
         Wire::Pool(p) => {
-            let item = RegistryItem::Pool(id(&p.pool_id, "entry.pool.pool_id")?);
-            text(&p.description, "entry.pool.description", DESCRIPTION_LIMIT)?;
-            (item, Entry::Pool(Pool { description: p.description }))
+            let own = id(&p.pool_id, "entry.pool.pool_id")?;
+            let pool = pool(&own, p)?;
+            (RegistryItem::Pool(own), Entry::Pool(pool))
         }
         Wire::AiService(a) => {
             (RegistryItem::Ai(id(&a.service_id, "entry.ai_service.service_id")?), Entry::Ai(ai_service(a)?))
@@ -59,7 +62,7 @@ pub(super) fn checked(entry: Option<v1::RegistryEntry>) -> Result<(RegistryItem,
     })
 }
 
-fn wrong<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Status> {
+pub(super) fn wrong<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Status> {
     Err(Answer::invalid(field, why).status())
 }
 
@@ -73,28 +76,44 @@ fn site(s: v1::Site) -> Result<Site, Status> {
     {
         return wrong("entry.site.quiet_period", "is longer than max_assembly");
     }
-    Ok(Site { ae_titles, authority: s.authority, quiet_period, max_assembly })
-}
-
-fn reader(r: v1::Reader) -> Result<Reader, Status> {
-    if r.skills.is_empty() {
+    let jurisdiction = optional(&s.jurisdiction, "entry.site.jurisdiction")?;
+    let zone: Option<TimeZoneId> = optional(&s.time_zone, "entry.site.time_zone")?;
+    if zone.as_ref().is_some_and(|zone| !isocenter_policy::roster::knows(zone)) {
         return wrong(
-            "entry.reader.skills",
-            "is empty; name at least one modality and body part, `*` for any",
+            "entry.site.time_zone",
+            "is not in the IANA time zone database; write it like Europe/Moscow",
         );
     }
-    let mut skills = Vec::with_capacity(r.skills.len());
-    for (i, skill) in r.skills.into_iter().enumerate() {
-        code(&skill.modality, || format!("entry.reader.skills[{i}].modality"))?;
-        code(&skill.body_part, || format!("entry.reader.skills[{i}].body_part"))?;
-        skills.push(Skill { modality: skill.modality, body_part: skill.body_part });
-    }
-    let sites = match r.site_ids.as_slice() {
-        [any] if any == ANY => Sites::All,
-        sites => Sites::Some(ids(sites, "entry.reader.site_ids")?),
+    Ok(Site { ae_titles, authority: s.authority, quiet_period, max_assembly, jurisdiction, zone })
+}
+
+fn pool(own: &PoolId, p: v1::Pool) -> Result<Pool, Status> {
+    use v1::PoolKind as Kind;
+    text(&p.description, "entry.pool.description", DESCRIPTION_LIMIT)?;
+    let kind = match Kind::try_from(p.kind) {
+        Ok(Kind::Unspecified) if own.as_str().starts_with("site:") => PoolKind::Site,
+        Ok(Kind::Unspecified | Kind::Center) => PoolKind::Center,
+        Ok(Kind::Site) => PoolKind::Site,
+        Ok(Kind::OnCall) => PoolKind::OnCall,
+        Err(_) => return wrong("entry.pool.kind", "is not a value this version knows"),
     };
-    let pools = ids(&r.pool_ids, "entry.reader.pool_ids")?;
-    Ok(Reader { skills, sites, pools })
+    let overflow = p.overflow.map(|overflow| self::overflow(own, &overflow)).transpose()?;
+    Ok(Pool { description: p.description, kind, overflow })
+}
+
+fn overflow(own: &PoolId, o: &v1::Overflow) -> Result<Overflow, Status> {
+    let to: PoolId = id(&o.to_pool_id, "entry.pool.overflow.to_pool_id")?;
+    if to == *own {
+        return wrong("entry.pool.overflow.to_pool_id", "is the pool itself; name another");
+    }
+    if o.at_percent > 100 {
+        return wrong(
+            "entry.pool.overflow.at_percent",
+            "is more than 100; after its deadline no read is in time",
+        );
+    }
+    let predicted_wait = period(o.predicted_wait, "entry.pool.overflow.predicted_wait", PREDICTED)?;
+    Ok(Overflow { to, at_percent: o.at_percent, predicted_wait })
 }
 
 fn ai_service(a: v1::AiService) -> Result<AiService, Status> {
@@ -127,7 +146,7 @@ fn via(d: &v1::Destination) -> Result<Via, Status> {
 }
 
 /// Identifiers, each once.
-fn ids<K: IdKind>(texts: &[String], field: &str) -> Result<Vec<Id<K>>, Status> {
+pub(super) fn ids<K: IdKind>(texts: &[String], field: &str) -> Result<Vec<Id<K>>, Status> {
     let mut found: Vec<Id<K>> = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
         let next = id(text, &format!("{field}[{i}]"))?;
@@ -137,6 +156,11 @@ fn ids<K: IdKind>(texts: &[String], field: &str) -> Result<Vec<Id<K>>, Status> {
         found.push(next);
     }
     Ok(found)
+}
+
+/// An identifier, or none where the text is empty.
+pub(super) fn optional<K: IdKind>(value: &str, field: &str) -> Result<Option<Id<K>>, Status> {
+    if value.is_empty() { Ok(None) } else { id(value, field).map(Some) }
 }
 
 fn text(value: &str, field: &str, limit: usize) -> Result<(), Status> {
@@ -150,7 +174,7 @@ fn text(value: &str, field: &str, limit: usize) -> Result<(), Status> {
 }
 
 /// A DICOM CS (PS3.5 §6.2) or `*`.
-fn code(value: &str, field: impl Fn() -> String) -> Result<(), Status> {
+pub(super) fn code(value: &str, field: impl Fn() -> String) -> Result<(), Status> {
     let cs = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || b == b' ';
     let whole = !value.is_empty() && value.len() <= CS_LIMIT && value.trim() == value;
     if value == ANY || (whole && value.bytes().all(cs)) {
@@ -215,21 +239,25 @@ pub(super) fn shown(item: &RegistryItem, entry: &Entry) -> v1::RegistryEntry {
             authority: s.authority,
             quiet_period: s.quiet_period.map(isocenter_wire::duration),
             max_assembly: s.max_assembly.map(isocenter_wire::duration),
+            jurisdiction: s.jurisdiction.map(|j| j.to_string()).unwrap_or_default(),
+            time_zone: s.zone.map(|zone| zone.to_string()).unwrap_or_default(),
         }),
-        Entry::Reader(r) => Wire::Reader(v1::Reader {
-            reader_id: name,
-            skills: r
-                .skills
-                .into_iter()
-                .map(|s| v1::Skill { modality: s.modality, body_part: s.body_part })
-                .collect(),
-            site_ids: match r.sites {
-                Sites::All => vec![ANY.to_owned()],
-                Sites::Some(sites) => texts(&sites),
-            },
-            pool_ids: texts(&r.pools),
+        Entry::Reader(r) => Wire::Reader(reader::shown(name, r)),
+        Entry::Pool(p) => Wire::Pool(v1::Pool {
+            pool_id: name,
+            description: p.description,
+            kind: match p.kind {
+                PoolKind::Center => v1::PoolKind::Center,
+                PoolKind::Site => v1::PoolKind::Site,
+                PoolKind::OnCall => v1::PoolKind::OnCall,
+            }
+            .into(),
+            overflow: p.overflow.map(|o| v1::Overflow {
+                to_pool_id: o.to.to_string(),
+                at_percent: o.at_percent,
+                predicted_wait: o.predicted_wait.map(isocenter_wire::duration),
+            }),
         }),
-        Entry::Pool(p) => Wire::Pool(v1::Pool { pool_id: name, description: p.description }),
         Entry::Ai(a) => Wire::AiService(v1::AiService {
             service_id: name,
             address: a.address,
@@ -257,7 +285,7 @@ pub(super) fn shown(item: &RegistryItem, entry: &Entry) -> v1::RegistryEntry {
     v1::RegistryEntry { entry: Some(entry) }
 }
 
-fn texts<K: IdKind>(ids: &[Id<K>]) -> Vec<String> {
+pub(super) fn texts<K: IdKind>(ids: &[Id<K>]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 

@@ -2,6 +2,7 @@
 
 mod entry;
 mod explain;
+mod reader;
 pub(crate) mod registry;
 pub(crate) mod routing;
 

@@ -21,6 +21,8 @@ fn reader() -> v1::Reader {
         skills: vec![v1::Skill { modality: "CT".into(), body_part: "*".into() }],
         site_ids: vec!["*".into()],
         pool_ids: vec!["general".into(), "site:north".into()],
+        grade: v1::ReaderGrade::Attending.into(),
+        ..v1::Reader::default()
     }
 }
 
@@ -63,11 +65,20 @@ async fn get(running: &Running, kind: v1::RegistryKind, id: &str) -> Result<Opti
 async fn what_is_put_is_got_listed_and_deleted_with_an_event_each() {
     let cell = Cell::new().await;
     let running = cell.serve().await;
-    let pool =
-        Entry::Pool(v1::Pool { pool_id: "site:north".into(), description: "North's own readers".into() });
+    let pool = Entry::Pool(v1::Pool {
+        pool_id: "site:north".into(),
+        description: "North's own readers".into(),
+        kind: v1::PoolKind::Site.into(),
+        overflow: Some(v1::Overflow {
+            to_pool_id: "center".into(),
+            at_percent: 25,
+            predicted_wait: Some(isocenter_wire::duration(std::time::Duration::from_secs(3_600))),
+        }),
+    });
     let entries = [
         (v1::RegistryKind::Site, "north", site("north", &["CT1", "MR 1"])),
         (v1::RegistryKind::Reader, "anna", Entry::Reader(reader())),
+        (v1::RegistryKind::Reader, "boris", Entry::Reader(rostered())),
         (v1::RegistryKind::Pool, "site:north", pool),
         (
             v1::RegistryKind::AiService,
@@ -116,7 +127,7 @@ async fn a_list_comes_in_pages_in_the_order_of_ids() {
     let cell = Cell::new().await;
     let running = cell.serve().await;
     for id in ["b", "a-1", "a", "d", "c"] {
-        let pool = v1::Pool { pool_id: id.into(), description: String::new() };
+        let pool = v1::Pool { pool_id: id.into(), ..v1::Pool::default() };
         put(&running, Entry::Pool(pool), "r1").await.unwrap();
     }
     let (mut seen, mut page_token) = (Vec::new(), String::new());
@@ -151,6 +162,12 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         change(&mut reader);
         Entry::Reader(reader)
     };
+    let overflow = |change: &dyn Fn(&mut v1::Overflow)| {
+        let mut overflow = v1::Overflow { to_pool_id: "center".into(), ..v1::Overflow::default() };
+        change(&mut overflow);
+        let pool_id = "north".into();
+        Entry::Pool(v1::Pool { pool_id, overflow: Some(overflow), ..v1::Pool::default() })
+    };
     let cell = Cell::new().await;
     let running = cell.serve().await;
     let cases = [
@@ -167,6 +184,12 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         (reader(&|r| r.site_ids = vec!["north".into(), "*".into()]), "entry.reader.site_ids[1]"),
         (reader(&|r| r.pool_ids = vec!["a/b".into()]), "entry.reader.pool_ids[0]"),
         (Entry::Pool(v1::Pool { pool_id: "site:".into(), ..v1::Pool::default() }), "entry.pool.pool_id"),
+        (site(&|s| s.jurisdiction = "RU".into()), "entry.site.jurisdiction"),
+        (site(&|s| s.time_zone = "Europe/Moskva".into()), "entry.site.time_zone"),
+        (overflow(&|o| o.to_pool_id = "north".into()), "entry.pool.overflow.to_pool_id"),
+        (overflow(&|o| o.to_pool_id = String::new()), "entry.pool.overflow.to_pool_id"),
+        (overflow(&|o| o.at_percent = 101), "entry.pool.overflow.at_percent"),
+        (overflow(&|o| o.predicted_wait = seconds(1)), "entry.pool.overflow.predicted_wait"),
     ];
     for (entry, field) in cases {
         refused(&running, entry, field).await;
@@ -190,6 +213,94 @@ async fn a_wrong_entry_is_refused_by_the_name_of_its_field() {
         .await
         .unwrap();
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_reader_is_refused_by_the_name_of_its_field_and_an_expired_licence_is_not() {
+    let cell = Cell::new().await;
+    let running = cell.serve().await;
+    type Change<'a> = &'a dyn Fn(&mut v1::Reader);
+    let cases: [(Change<'_>, &str); 22] = [
+        (&|r| r.grade = 9, "entry.reader.grade"),
+        (&|r| r.home_site_id = "North".into(), "entry.reader.home_site_id"),
+        (&|r| r.target_percent = 201, "entry.reader.target_percent"),
+        (&|r| r.capacity = -1.0, "entry.reader.capacity"),
+        (&|r| r.capacity = f64::NAN, "entry.reader.capacity"),
+        (&|r| r.capacity = 1e9, "entry.reader.capacity"),
+        (&|r| r.licences[1].jurisdiction = "ru".into(), "entry.reader.licences[1].jurisdiction"),
+        (&|r| r.licences[0].valid_until.as_mut().unwrap().nanos = -1, "entry.reader.licences[0].valid_until"),
+        (&|r| r.licences = vec![v1::Licence::default(); 33], "entry.reader.licences"),
+        (&|r| r.conflict_patient_refs = vec!["Doe".into()], "entry.reader.conflict_patient_refs[0]"),
+        (&|r| r.conflict_site_ids.push("south".into()), "entry.reader.conflict_site_ids[1]"),
+        (&|r| plan(r).time_zone = "Mars/Olympus".into(), "entry.reader.roster.time_zone"),
+        (&|r| plan(r).time_zone = "../etc".into(), "entry.reader.roster.time_zone"),
+        (&|r| plan(r).shifts[0].days.clear(), "entry.reader.roster.shifts[0].days"),
+        (&|r| plan(r).shifts[0].days[0] = 8, "entry.reader.roster.shifts[0].days"),
+        (&|r| plan(r).shifts[0].hours = None, "entry.reader.roster.shifts[0].hours"),
+        (&|r| first(r).start = "25:00".into(), "entry.reader.roster.shifts[0].hours.start"),
+        (&|r| first(r).end = "20:00".into(), "entry.reader.roster.shifts[0].hours.end"),
+        (&|r| first(r).breaks[0].end = "09:00".into(), "entry.reader.roster.shifts[0].hours.breaks[0]"),
+        (
+            &|r| {
+                let shift = plan(r).shifts[0].clone();
+                plan(r).shifts.push(shift)
+            },
+            "entry.reader.roster.shifts[1]",
+        ),
+        (&|r| plan(r).exceptions[0].date = "2026-02-29".into(), "entry.reader.roster.exceptions[0].date"),
+        (
+            &|r| {
+                let off = plan(r).exceptions[0].clone();
+                plan(r).exceptions.push(off)
+            },
+            "entry.reader.roster.exceptions[1].date",
+        ),
+    ];
+    for (change, field) in cases {
+        let mut reader = rostered();
+        change(&mut reader);
+        refused(&running, Entry::Reader(reader), field).await;
+    }
+    let mut expired = rostered();
+    expired.licences[0].valid_until = Some(isocenter_wire::timestamp(isocenter_domain::Time(1_000_000)));
+    let listed = put(&running, Entry::Reader(expired.clone()), "x").await.unwrap().entry;
+    assert_eq!(listed, Some(Entry::Reader(expired)));
+    running.stop().await;
+}
+
+fn plan(reader: &mut v1::Reader) -> &mut v1::Roster {
+    reader.roster.as_mut().unwrap()
+}
+
+fn first(reader: &mut v1::Reader) -> &mut v1::Hours {
+    plan(reader).shifts[0].hours.as_mut().unwrap()
+}
+
+/// A resident with all there is to say.
+fn rostered() -> v1::Reader {
+    let pause = v1::Break { start: "00:00".into(), end: "00:45".into() };
+    let night = v1::Hours { start: "20:00".into(), end: "08:00".into(), breaks: vec![pause] };
+    let until = Some(isocenter_wire::timestamp(isocenter_domain::Time(1_900_000_000_000_000)));
+    v1::Reader {
+        reader_id: "boris".into(),
+        grade: v1::ReaderGrade::Resident.into(),
+        licences: vec![
+            v1::Licence { jurisdiction: "ru".into(), valid_until: until },
+            v1::Licence { jurisdiction: "kz".into(), valid_until: None },
+        ],
+        paediatric: true,
+        home_site_id: "north".into(),
+        roster: Some(v1::Roster {
+            time_zone: "Asia/Vladivostok".into(),
+            shifts: vec![v1::Shift { days: vec![1, 2, 5, 7], hours: Some(night) }],
+            exceptions: vec![v1::RosterException { date: "2026-12-31".into(), hours: Vec::new() }],
+        }),
+        target_percent: 50,
+        capacity: 62.5,
+        conflict_patient_refs: vec!["aeaqcaibaeaqcaibaeaqcaibae".into()],
+        conflict_site_ids: vec!["south".into()],
+        ..reader()
+    }
 }
 
 async fn refused(running: &Running, entry: Entry, field: &str) {

@@ -14,7 +14,7 @@ const STAT: &str = r#"
 name: stat
 schema: 1
 classes:
-  STAT: {deadline: 60m, ai_credit: 5m, orphan_after: 5m}
+  STAT: {deadline: 60m, orphan_after: 5m}
 rules:
   - name: nothing-to-read
     when: image_count == 0

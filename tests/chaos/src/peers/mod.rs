@@ -35,7 +35,7 @@ const POLICY: &str = "
 name: chaos
 schema: 1
 classes:
-  ROUTINE: {deadline: 24h, ai_credit: 1h}
+  ROUTINE: {deadline: 24h}
 rules:
   - name: nothing-to-read
     when: image_count == 0

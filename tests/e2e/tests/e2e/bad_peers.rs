@@ -27,7 +27,7 @@ const VENDORS: [(&str, Misbehaviour, &str); 6] = [
 fn policy() -> String {
     let services: Vec<_> = VENDORS.map(|(id, ..)| format!("{{service: {id}, timeout: 20s}}")).into();
     format!(
-        "name: north\nschema: 1\nclasses:\n  ROUTINE: {{deadline: 24h, ai_credit: 8h}}\nrules:\n  - name: film\n    \
+        "name: north\nschema: 1\nclasses:\n  ROUTINE: {{deadline: 24h}}\nrules:\n  - name: film\n    \
          when: \"'CR' in modalities\"\n    ai: [{}]\ndefault: {{class: ROUTINE, read: true, pools: [general], \
          destinations: ['site:{{site}}']}}\n",
         services.join(", ")

@@ -143,7 +143,7 @@ async fn register(channel: Channel, vendor: &Vendor) {
 async fn policy(bench: &Bench, services: &[&str], timeout: &str) {
     let ai: Vec<_> = services.iter().map(|id| format!("{{service: {id}, timeout: {timeout}}}")).collect();
     let text = format!(
-        "name: north\nschema: 1\nclasses:\n  ROUTINE: {{deadline: 24h, ai_credit: 8h}}\nrules:\n  - name: film\n    \
+        "name: north\nschema: 1\nclasses:\n  ROUTINE: {{deadline: 24h}}\nrules:\n  - name: film\n    \
          when: \"'CR' in modalities\"\n    ai: [{}]\ndefault: {{class: ROUTINE, read: true, pools: [general], \
          destinations: ['site:{{site}}']}}\n",
         ai.join(", ")

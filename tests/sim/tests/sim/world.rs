@@ -305,8 +305,8 @@ pub fn policy(ai_timeout: Duration) -> String {
         "name: sim
 schema: 1
 classes:
-  STAT:    {{deadline: 60m, ai_credit: 5m}}
-  ROUTINE: {{deadline: 24h, ai_credit: 8h}}
+  STAT:    {{deadline: 60m}}
+  ROUTINE: {{deadline: 24h}}
 rules:
   - name: nothing-to-read
     when: image_count == 0
