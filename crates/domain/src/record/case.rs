@@ -51,6 +51,17 @@ pub struct Case {
     /// The accession, by reference; the first member's own reference where it has none. Reports of equal accession are
     /// delivered one after another.
     pub accession: Ref,
+    /// How it is read.
+    pub reading: Reading,
+}
+
+/// How a case is read beyond one first read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Two blinded first reads, and a third reader's arbitration where they disagree.
+    pub double: bool,
+    /// The share of signed first reads that a peer reviews, in millionths.
+    pub review_ppm: u32,
 }
 
 impl Record for Case {

@@ -49,6 +49,18 @@ pub struct Reader {
     pub sites: Sites,
     /// The pools the reader belongs to.
     pub pools: Vec<PoolId>,
+    /// Whether what the reader signs is final.
+    pub grade: Grade,
+}
+
+/// A reader's standing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// In training: signs first reads as preliminary, until an attending makes them final.
+    Resident,
+    /// Signs alone.
+    #[default]
+    Attending,
 }
 
 /// One modality and body part a reader is competent in.

@@ -4,7 +4,7 @@ use isocenter_domain::{
     Time,
     record::{
         ai_task::{AiAnswer, AiFailure, AiTask, AiTaskState, SkipReason},
-        case::{Case, CaseState},
+        case::{self, Case, CaseState},
         plan::{AiRequest, Plan, Reading},
     },
 };
@@ -80,6 +80,8 @@ impl Stored for Case {
             body_part: self.body_part.clone(),
             patient: field::reference_bytes(self.patient),
             accession: self.accession.0.to_vec(),
+            double_reading: self.reading.double,
+            review_ppm: self.reading.review_ppm,
         }))
     }
 
@@ -104,6 +106,7 @@ impl Stored for Case {
             body_part: c.body_part,
             patient: field::maybe_reference(&c.patient, "case.patient")?,
             accession: field::reference(&c.accession, "case.accession")?,
+            reading: case::Reading { double: c.double_reading, review_ppm: c.review_ppm },
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod case;
 pub(crate) mod field;
+mod read;
 mod reading;
 mod registry;
 mod study;

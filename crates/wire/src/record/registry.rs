@@ -6,7 +6,7 @@ use isocenter_domain::{
     Time,
     record::{
         policy::ActivePolicy,
-        registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
+        registry::{AiService, Destination, Entry, Grade, Pool, Reader, Site, Sites, Skill, Via},
     },
 };
 
@@ -37,6 +37,10 @@ impl Stored for Entry {
                     all_sites,
                     sites,
                     pools: field::texts(&r.pools),
+                    grade: match r.grade {
+                        Grade::Attending => 0,
+                        Grade::Resident => 1,
+                    },
                 })
             }
             Self::Pool(p) => E::Pool(stored::Pool { description: p.description.clone() }),
@@ -80,6 +84,11 @@ impl Stored for Entry {
                     false => Sites::Some(field::ids(&r.sites, "reader.sites")?),
                 },
                 pools: field::ids(&r.pools, "reader.pools")?,
+                grade: match r.grade {
+                    0 => Grade::Attending,
+                    1 => Grade::Resident,
+                    other => return field::unknown("reader.grade", other),
+                },
             }),
             E::Pool(p) => Self::Pool(Pool { description: p.description }),
             E::Ai(a) => Self::Ai(AiService {

@@ -7,11 +7,14 @@ use isocenter_domain::{
     id::{CaseId, ReadId},
     record::{
         ai_task::{AiAnswer, AiFailure, AiTask, AiTaskState, SkipReason},
-        case::{Case, CaseState},
+        case::{Case, CaseState, Reading},
         delivery::{Delivery, DeliveryState},
         intake::Intake,
-        read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
-        registry::{Destination, Entry, Reader, Sites, Skill, Via},
+        read::{
+            Agreement, Change, Conclusion, Holding, Insufficiency, Pair, Preliminary, Read, ReadKind,
+            ReadState, Return, ReturnReason, Score, SuspendReason,
+        },
+        registry::{Destination, Entry, Grade, Reader, Sites, Skill, Via},
         report::{Report, ReportKind, StudyRevision},
         study::{Doubt, Evidence, Facts, Study, StudyState},
     },
@@ -80,6 +83,7 @@ fn every_record_reads_back_and_is_small() {
         body_part: "HEAD".into(),
         patient: None,
         accession: Ref([2; 16]),
+        reading: Reading { double: true, review_ppm: 50_000 },
     });
     let mut task = AiTask::requested(Digest([1; 32]), Time(1), Time(2));
     round_trip(&task);
@@ -107,13 +111,15 @@ fn every_record_reads_back_and_is_small() {
     }
     let case = CaseId::of(&"t".parse().unwrap(), &"1.2".parse().unwrap());
     let reader: isocenter_domain::id::ReaderId = "anna".parse().unwrap();
-    let mut read = Read::waiting(ReadKind::Discrepancy { of: 1 }, Time(3));
+    let mut read = Read::waiting(ReadKind::Discrepancy { of: 1, with: None }, Time(3));
     read.returns.push(Return { reader: reader.clone(), reason: ReturnReason::Conflict, at: Time(4) });
     read.drafts.push(Digest([4; 32]));
     read.state =
         ReadState::Open { reader: reader.clone(), token: "t".into(), since: Time(6), studies: studies() };
     round_trip(&read);
-    round_trip(&Holding { offered: None, open: Some(ReadId { case, n: 2 }) });
+    every_read(&reader, &read);
+    let hand = |n| ReadId { case: case.clone(), n };
+    round_trip(&Holding { offered: None, open: Some(hand(2)), suspended: vec![hand(3), hand(1)] });
     round_trip(&Report {
         kind: ReportKind::Correction,
         body: Digest([5; 32]),
@@ -121,6 +127,7 @@ fn every_record_reads_back_and_is_small() {
         signed_at: Time(7),
         studies: studies(),
         replaces: Some(1),
+        about: Some(2),
         request_id: "r".into(),
     });
     let viewed = DeliveryState::Viewed { accepted: Time(8), at: Time(9), by: "dr-7".into() };
@@ -153,7 +160,79 @@ fn every_record_reads_back_and_is_small() {
         skills: vec![Skill { modality: "CT".into(), body_part: "*".into() }],
         sites: Sites::Some(vec!["north".parse().unwrap()]),
         pools: vec!["general".parse().unwrap()],
+        grade: Grade::Resident,
     }));
+}
+
+/// Each state, kind and conclusion of a read.
+fn every_read(reader: &isocenter_domain::id::ReaderId, read: &Read) {
+    let (reader, token, since, until) = (reader.clone(), "t".to_owned(), Time(6), Time(7));
+    let suspended = |reason| ReadState::Suspended {
+        reader: reader.clone(),
+        token: token.clone(),
+        reason,
+        since,
+        until,
+        studies: studies(),
+    };
+    let insufficient = |reason| ReadState::NonDiagnostic {
+        reader: reader.clone(),
+        at: since,
+        version: 2,
+        studies: studies(),
+        reason,
+        repeat: true,
+    };
+    let states = [
+        ReadState::Waiting,
+        ReadState::AwaitingFinal,
+        ReadState::Offered { reader: reader.clone(), until },
+        suspended(SuspendReason::AwaitingPriors),
+        suspended(SuspendReason::AwaitingInformation),
+        suspended(SuspendReason::AwaitingAdvice),
+        suspended(SuspendReason::Interrupted),
+        ReadState::Signed { reader: reader.clone(), at: since, version: 2, studies: studies() },
+        insufficient(Insufficiency::Motion),
+        insufficient(Insufficiency::Exposure),
+        insufficient(Insufficiency::Coverage),
+        insufficient(Insufficiency::Artefact),
+        insufficient(Insufficiency::Contrast),
+        insufficient(Insufficiency::Incomplete),
+        insufficient(Insufficiency::WrongExamination),
+        ReadState::Cancelled { at: since },
+    ];
+    for state in states {
+        round_trip(&Read { state, ..read.clone() });
+    }
+    let kinds = [
+        ReadKind::Primary,
+        ReadKind::Blinded { with: 2 },
+        ReadKind::Arbitration { of: 1, with: 2 },
+        ReadKind::Discrepancy { of: 1, with: Some(3) },
+        ReadKind::SecondOpinion { of: 1 },
+        ReadKind::Consultation,
+        ReadKind::Review { of: 1 },
+    ];
+    for kind in kinds {
+        round_trip(&Read { kind, ..read.clone() });
+    }
+    let blinded = |text: &str, pair| Conclusion::Blinded { assessment: text.parse().ok(), pair };
+    let conclusions = [
+        Conclusion::Final(Change::None),
+        Conclusion::Final(Change::Minor),
+        Conclusion::Final(Change::Major),
+        Conclusion::Opinion(Agreement::Agrees),
+        Conclusion::Opinion(Agreement::Disagrees),
+        blinded("recall", Pair::First),
+        blinded("", Pair::Agreed),
+        blinded("BI-RADS-2", Pair::Disagreed),
+    ];
+    for conclusion in conclusions.into_iter().chain(Score::ALL.map(Conclusion::Review)) {
+        round_trip(&Read { conclusion: Some(conclusion), ..read.clone() });
+    }
+    let preliminary = Some(Preliminary { reader, at: since, version: 1, studies: studies() });
+    let (due, question) = (Some(until), Some(Digest([7; 32])));
+    round_trip(&Read { preliminary, due, question, request_id: "r".into(), ..read.clone() });
 }
 
 /// What a later build would write: a level above ours, a state we do not know, and a field we do not know.
