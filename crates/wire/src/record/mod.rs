@@ -5,6 +5,7 @@
 
 mod case;
 pub(crate) mod field;
+mod read;
 mod reader;
 mod reading;
 mod registry;
