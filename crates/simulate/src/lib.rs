@@ -3,6 +3,7 @@
 //! [`queue`] is judged by closed forms, [`day`] by paired comparison with other ways of assigning. Everything is drawn from a
 //! seed that is passed in; nothing reads a clock.
 
+pub mod day;
 pub mod queue;
 pub mod random;
 pub mod stats;
