@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use isocenter_domain::id::PoolId;
+use isocenter_domain::{Time, id::PoolId};
 
-use crate::{Item, Needs, ReaderProfile, Sites};
+use crate::{
+    Duty, Exclusion, Item, Needs, ReaderProfile, Sites,
+    item::{Competence, Place},
+};
 
 /// Why a reader may not have a read. The order of the variants is the order in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,14 +18,30 @@ pub enum Rejection {
     NotAccepting,
     /// They hold an offered or an open read; suspended ones do not count.
     AlreadyHolds,
+    /// Their shift is over or has not begun.
+    OffShift,
+    /// They are on a break.
+    OnBreak,
+    /// They have done as much as one shift may hold.
+    HardStop,
     /// They belong to none of the read's pools.
     Pool,
     /// They are not authorised for the site the study came from.
     SiteAuthorization,
+    /// They have an interest in the site the study came from.
+    SiteConflict,
+    /// They have no licence for the case's jurisdiction.
+    Licence,
+    /// Their licence for the case's jurisdiction has expired.
+    LicenceExpired,
     /// No skill of theirs covers some modality of the study with its body part.
     Skill,
-    /// They returned or declined this read, or read the case before.
-    Excluded,
+    /// The patient is a child, and they do not read children.
+    Paediatric,
+    /// The read needs a final signature, and theirs is preliminary.
+    Grade,
+    /// They must not have this read, for the reason named.
+    Excluded(Exclusion),
 }
 
 impl Rejection {
@@ -30,8 +49,43 @@ impl Rejection {
     #[must_use]
     pub const fn is_momentary(self) -> bool {
         match self {
-            Self::NotPresent | Self::NotAccepting | Self::AlreadyHolds => true,
-            Self::Pool | Self::SiteAuthorization | Self::Skill | Self::Excluded => false,
+            Self::NotPresent
+            | Self::NotAccepting
+            | Self::AlreadyHolds
+            | Self::OffShift
+            | Self::OnBreak
+            | Self::HardStop => true,
+            Self::Pool
+            | Self::SiteAuthorization
+            | Self::SiteConflict
+            | Self::Licence
+            | Self::LicenceExpired
+            | Self::Skill
+            | Self::Paediatric
+            | Self::Grade
+            | Self::Excluded(_) => false,
+        }
+    }
+
+    /// Its name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotPresent => "not-present",
+            Self::NotAccepting => "not-accepting",
+            Self::AlreadyHolds => "already-holds",
+            Self::OffShift => "off-shift",
+            Self::OnBreak => "on-break",
+            Self::HardStop => "hard-stop",
+            Self::Pool => "pool",
+            Self::SiteAuthorization => "site-authorization",
+            Self::SiteConflict => "site-conflict",
+            Self::Licence => "licence",
+            Self::LicenceExpired => "licence-expired",
+            Self::Skill => "skill",
+            Self::Paediatric => "paediatric",
+            Self::Grade => "grade",
+            Self::Excluded(why) => why.name(),
         }
     }
 }
@@ -42,47 +96,69 @@ impl fmt::Display for Rejection {
             Self::NotPresent => "not present",
             Self::NotAccepting => "not accepting reads",
             Self::AlreadyHolds => "already holds a read",
+            Self::OffShift => "off shift",
+            Self::OnBreak => "on a break",
+            Self::HardStop => "has done what one shift may hold",
             Self::Pool => "in none of its pools",
             Self::SiteAuthorization => "not authorised for its site",
+            Self::SiteConflict => "declared a conflict of interest with its site",
+            Self::Licence => "not licensed in its jurisdiction",
+            Self::LicenceExpired => "licence for its jurisdiction expired",
             Self::Skill => "lacks the skill",
-            Self::Excluded => "returned, declined or read it before",
+            Self::Paediatric => "does not read children",
+            Self::Grade => "may not sign it finally",
+            Self::Excluded(why) => return why.fmt(f),
         })
     }
 }
 
-/// Whether `reader` may be offered `item` now: every filter.
+/// Whether `reader` may be offered `item` at `now`: every filter.
 ///
 /// # Errors
 /// The first filter, in the order of [`Rejection`], that refuses.
-pub fn eligible(item: &Item, reader: &ReaderProfile) -> Result<(), Rejection> {
-    available(reader)?;
-    qualified(item, reader)
+pub fn eligible(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    available(reader, now)?;
+    qualified(item, reader, now)
 }
 
-/// Whether `reader` could ever have `item`, leaving presence and what they hold aside. Asked again when a read is
-/// opened: its own offer must not refuse it.
+/// Whether `reader` may open `item` at `now`: every filter but presence and what they hold, because their own offer
+/// must not refuse it. Asked again when a read is opened: shift or licence may have ended since the offer.
+///
+/// # Errors
+/// The first of these filters that refuses.
+pub fn openable(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    at_work(reader, now)?;
+    qualified(item, reader, now)
+}
+
+/// Whether `reader` could ever have `item`, leaving presence, duty, load and what they hold aside.
 ///
 /// # Errors
 /// The first lasting filter, in the order of [`Rejection`], that refuses.
-pub fn qualified(item: &Item, reader: &ReaderProfile) -> Result<(), Rejection> {
-    suitable(&item.needs, reader)?;
-    if item.excluded.contains(&reader.id) { Err(Rejection::Excluded) } else { Ok(()) }
+pub fn qualified(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    suitable(&item.needs, reader, now)?;
+    excluded(item, reader)
 }
 
-/// Every filter that refuses, in the order of [`Rejection`]; empty if `reader` is eligible.
+/// Every filter that refuses at `now`, in the order of [`Rejection`]; empty if `reader` is eligible.
 #[must_use]
-pub fn rejections(item: &Item, reader: &ReaderProfile) -> Vec<Rejection> {
+pub fn rejections(item: &Item, reader: &ReaderProfile, now: Time) -> Vec<Rejection> {
     let needs = &item.needs;
-    let asked = [
-        (reader.present, Rejection::NotPresent),
-        (reader.accepting, Rejection::NotAccepting),
-        (free(reader), Rejection::AlreadyHolds),
-        (pool(needs, reader).is_some(), Rejection::Pool),
-        (site(needs, reader), Rejection::SiteAuthorization),
-        (skill(needs, reader), Rejection::Skill),
-        (!item.excluded.contains(&reader.id), Rejection::Excluded),
+    let mut asked = vec![
+        check(reader.present, Rejection::NotPresent),
+        check(reader.accepting, Rejection::NotAccepting),
+        check(free(reader), Rejection::AlreadyHolds),
+        duty(reader, now),
+        check(!reader.is_done(), Rejection::HardStop),
+        pools(needs.pools(), reader),
+        site(&needs.place, reader),
+        licence(&needs.place, reader, now),
     ];
-    asked.into_iter().filter(|(passes, _)| !passes).map(|(_, rejection)| rejection).collect()
+    asked.extend(competences(&needs.competence, reader));
+    asked.push(excluded(item, reader));
+    let mut refused: Vec<_> = asked.into_iter().filter_map(Result::err).collect();
+    refused.sort_unstable();
+    refused
 }
 
 /// The first pool, in the read's order of preference, that makes `reader` one of its readers.
@@ -92,43 +168,85 @@ pub fn pool<'a>(needs: &'a Needs, reader: &ReaderProfile) -> Option<&'a PoolId> 
 }
 
 /// The filters that look at the reader alone.
-pub(crate) fn available(reader: &ReaderProfile) -> Result<(), Rejection> {
-    if !reader.present {
-        Err(Rejection::NotPresent)
-    } else if !reader.accepting {
-        Err(Rejection::NotAccepting)
-    } else if !free(reader) {
-        Err(Rejection::AlreadyHolds)
-    } else {
-        Ok(())
-    }
+pub(crate) fn available(reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    check(reader.present, Rejection::NotPresent)?;
+    check(reader.accepting, Rejection::NotAccepting)?;
+    check(free(reader), Rejection::AlreadyHolds)?;
+    at_work(reader, now)
+}
+
+/// Duty and load.
+pub(crate) fn at_work(reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    duty(reader, now)?;
+    check(!reader.is_done(), Rejection::HardStop)
 }
 
 /// The filters that are the same for every read of the same needs.
-pub(crate) fn suitable(needs: &Needs, reader: &ReaderProfile) -> Result<(), Rejection> {
-    if pool(needs, reader).is_none() {
-        Err(Rejection::Pool)
-    } else if !site(needs, reader) {
-        Err(Rejection::SiteAuthorization)
-    } else if !skill(needs, reader) {
-        Err(Rejection::Skill)
-    } else {
-        Ok(())
+pub(crate) fn suitable(needs: &Needs, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    pools(needs.pools(), reader)?;
+    placed(&needs.place, reader, now)?;
+    competent(&needs.competence, reader)
+}
+
+/// Site and jurisdiction.
+pub(crate) fn placed(place: &Place, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    site(place, reader)?;
+    licence(place, reader, now)
+}
+
+/// Skill, children and grade.
+pub(crate) fn competent(competence: &Competence, reader: &ReaderProfile) -> Result<(), Rejection> {
+    competences(competence, reader).into_iter().collect()
+}
+
+pub(crate) fn pools(pools: &[PoolId], reader: &ReaderProfile) -> Result<(), Rejection> {
+    check(pools.iter().any(|pool| reader.pools.contains(pool)), Rejection::Pool)
+}
+
+fn competences(needs: &Competence, reader: &ReaderProfile) -> [Result<(), Rejection>; 3] {
+    let covered = |modality: &str| reader.skills.iter().any(|s| s.covers(modality, &needs.body_part));
+    let skilled =
+        if needs.modalities.is_empty() { covered("") } else { needs.modalities.iter().all(|m| covered(m)) };
+    [
+        check(skilled, Rejection::Skill),
+        check(reader.paediatric || !needs.paediatric, Rejection::Paediatric),
+        check(reader.attending || !needs.attending, Rejection::Grade),
+    ]
+}
+
+fn duty(reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    match reader.duty {
+        Duty::Off => Err(Rejection::OffShift),
+        Duty::On { since, until } => check(since <= now && now < until, Rejection::OffShift),
+        Duty::Break { until } => check(until <= now, Rejection::OnBreak),
     }
+}
+
+fn site(place: &Place, reader: &ReaderProfile) -> Result<(), Rejection> {
+    let authorised = match &reader.sites {
+        Sites::All => true,
+        Sites::Only(sites) => sites.contains(&place.site),
+    };
+    check(authorised, Rejection::SiteAuthorization)?;
+    check(!reader.conflicts.contains(&place.site), Rejection::SiteConflict)
+}
+
+fn licence(place: &Place, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    let Some(jurisdiction) = &place.jurisdiction else { return Ok(()) };
+    match reader.licences.get(jurisdiction) {
+        None => Err(Rejection::Licence),
+        Some(until) => check(until.is_none_or(|until| now < until), Rejection::LicenceExpired),
+    }
+}
+
+fn excluded(item: &Item, reader: &ReaderProfile) -> Result<(), Rejection> {
+    item.excluded.get(&reader.id).map_or(Ok(()), |why| Err(Rejection::Excluded(*why)))
 }
 
 const fn free(reader: &ReaderProfile) -> bool {
     reader.holding.offered == 0 && reader.holding.open == 0
 }
 
-fn site(needs: &Needs, reader: &ReaderProfile) -> bool {
-    match &reader.sites {
-        Sites::All => true,
-        Sites::Only(sites) => sites.contains(needs.site()),
-    }
-}
-
-fn skill(needs: &Needs, reader: &ReaderProfile) -> bool {
-    let covered = |modality: &str| reader.skills.iter().any(|s| s.covers(modality, needs.body_part()));
-    if needs.modalities().is_empty() { covered("") } else { needs.modalities().iter().all(|m| covered(m)) }
+const fn check(passes: bool, rejection: Rejection) -> Result<(), Rejection> {
+    if passes { Ok(()) } else { Err(rejection) }
 }

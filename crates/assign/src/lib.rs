@@ -1,18 +1,30 @@
 //! The order of the queue and who may read what.
 //!
 //! Two questions are kept apart. *Who may* is answered by [`filter`]: hard filters, each with a name, never weighed
-//! against urgency. *Who waits longest for their urgency* is answered by [`Queue`]: the front lane first, then the
-//! virtual deadline. Nothing is bound early: a reader who asks gets the first read in order that they may have.
+//! against urgency. *What matters most* is answered by [`Queue`]: how fast the cost of a read's delay rises for each
+//! minute that reading it takes, with a front lane so that nothing starves. Nothing is bound early: a reader who asks
+//! gets the first read in order that they may have.
 //! Pure: the time is passed in, and the same items, reader and time give the same answer for ever.
 
+mod absurd;
+mod explain;
 pub mod filter;
+mod idle;
 mod item;
+mod measure;
+pub mod next_up;
 mod order;
+mod params;
 mod queue;
 mod reader;
 
+pub use absurd::Absurd;
+pub use explain::{Explanation, Parked, Term, Verdict};
 pub use filter::Rejection;
-pub use item::{Item, Needs};
-pub use order::{FRONT_LANE_PERCENT, Lane};
-pub use queue::{Explanation, Parked, Queue, Term, Verdict};
-pub use reader::{Holding, ReaderProfile, Sites, Skill};
+pub use idle::{Idle, choose_idle, flexibility};
+pub use item::{Exclusion, Item, Needs, Urgency};
+pub use measure::{Ppm, Work};
+pub use order::{Index, Lane, Rank};
+pub use params::{Params, Recall};
+pub use queue::Queue;
+pub use reader::{Capacity, Duty, Holding, Load, ReaderProfile, Sites, Skill};

@@ -162,6 +162,10 @@ pub mod kind {
     pub enum Node {}
     /// A clinical class of the policy, e.g. `STAT`.
     pub enum Class {}
+    /// Where a licence to read holds: a state, a region, a union.
+    pub enum Jurisdiction {}
+    /// A time zone of the IANA database.
+    pub enum TimeZone {}
 
     impl IdKind for Study {
         const NAME: &'static str = "Study Instance UID";
@@ -254,6 +258,29 @@ pub mod kind {
             super::class(text)
         }
     }
+    impl IdKind for Jurisdiction {
+        const NAME: &'static str = "jurisdiction id";
+        fn check(text: &str) -> Result<(), &'static str> {
+            super::name(text)
+        }
+    }
+    impl IdKind for TimeZone {
+        const NAME: &'static str = "time zone";
+        fn check(text: &str) -> Result<(), &'static str> {
+            super::zone(text)
+        }
+    }
+}
+
+/// The shape of a name of the IANA time zone database, as `Europe/Moscow`; whether there is such a zone the database says.
+fn zone(text: &str) -> Result<(), &'static str> {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+');
+    match text.len() {
+        0 => Err("is empty"),
+        1..=63 if text.bytes().all(ok) => Ok(()),
+        1..=63 => Err("has a character that no time zone has"),
+        _ => Err("is longer than 63 characters"),
+    }
 }
 
 /// A clinical class is named as the policy names it: upper-case letters, digits and '_', at most 32 characters.
@@ -301,6 +328,10 @@ pub type DestinationId = Id<kind::Destination>;
 pub type NodeId = Id<kind::Node>;
 /// Clinical class.
 pub type ClassId = Id<kind::Class>;
+/// Jurisdiction id.
+pub type JurisdictionId = Id<kind::Jurisdiction>;
+/// A time zone's name in the IANA database, e.g. `Asia/Vladivostok`.
+pub type TimeZoneId = Id<kind::TimeZone>;
 
 /// A case: the unit of reading. Derived from tenant and first member study, so that planning twice plans once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

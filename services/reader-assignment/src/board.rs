@@ -132,9 +132,9 @@ impl Board {
     }
 
     /// How many of the reads that wait no registered reader could ever have.
-    pub fn parked(&self, view: &View) -> usize {
+    pub fn parked(&self, view: &View, now: Time) -> usize {
         let inner = self.0.lock();
-        let parked = |(tenant, queue): (&TenantId, &Queue)| queue.parked(&view.profiles(tenant)).len();
+        let parked = |(tenant, queue): (&TenantId, &Queue)| queue.parked(&view.profiles(tenant), now).len();
         inner.queues.iter().map(parked).sum()
     }
 }

@@ -127,7 +127,7 @@ impl Desk {
         let Some(entry) = entry else { return Err(Error::NOT_REGISTERED) };
         let Entry::Reader(registered) = &entry.record else { return Err(Error::NOT_REGISTERED) };
         let profile = item::profile(&ask.reader, registered);
-        filter::qualified(&self.item(read, case), &profile).map_err(Error::Rejected)?;
+        filter::openable(&self.item(read, case), &profile, self.now()).map_err(Error::Rejected)?;
         change.unchanged(&entry);
         Ok(())
     }

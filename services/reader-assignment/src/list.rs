@@ -115,7 +115,9 @@ impl Desk {
         let visible = profile.is_none_or(|profile| {
             let signed =
                 matches!(&read.record.state, ReadState::Signed { reader, .. } if *reader == profile.id);
-            signed || read.record.holder() == Some(&profile.id) || filter::qualified(&item, profile).is_ok()
+            signed
+                || read.record.holder() == Some(&profile.id)
+                || filter::qualified(&item, profile, now).is_ok()
         });
         visible.then(|| (Place::of(&item, &read.record.state, now), read, case))
     }
@@ -124,10 +126,11 @@ impl Desk {
     pub async fn explain(&self, key: &ReadKey) -> Result<v1::ExplainReadResponse, Error> {
         let (read, case) = tokio::try_join!(self.read(key), self.case(key))?;
         let profiles = self.view.profiles(&key.tenant);
-        let explanation = self.board.explain(&key.tenant, &key.read, self.now(), &profiles);
+        let now = self.now();
+        let explanation = self.board.explain(&key.tenant, &key.read, now, &profiles);
         let item = self.view.item(key, &read.record, &case.record);
         let readers = profiles.iter().map(|profile| {
-            let rejections = filter::rejections(&item, profile);
+            let rejections = filter::rejections(&item, profile, now);
             v1::ReaderVerdict {
                 reader_id: profile.id.to_string(),
                 eligible: rejections.is_empty(),
@@ -153,7 +156,6 @@ impl Desk {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "microseconds of a century are exact in a double")]
 fn term(term: &isocenter_assign::Term) -> v1::IndexTerm {
-    v1::IndexTerm { name: term.name.to_owned(), value: term.value as f64, unit: term.unit.to_owned() }
+    v1::IndexTerm { name: term.name.to_owned(), value: term.value, unit: term.unit.to_owned() }
 }

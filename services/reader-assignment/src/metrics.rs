@@ -113,7 +113,7 @@ impl Meters {
         self.oldest.set(i64::try_from(oldest).unwrap_or(i64::MAX));
         self.stuck.set(gauge(desk.stuck(now)));
         self.overdue.set(gauge(desk.overdue(now)));
-        self.parked.set(gauge(desk.board.parked(&desk.view)));
+        self.parked.set(gauge(desk.board.parked(&desk.view, desk.now())));
         self.leader.set(i64::from(desk.leadership.fence().is_some()));
         let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);
         for read in desk.view.reads.all() {

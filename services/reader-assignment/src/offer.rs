@@ -203,7 +203,7 @@ impl Offers {
         let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
         let fits = read.record.state == ReadState::Waiting
             && case.record.state == CaseState::Ready
-            && filter::eligible(&self.desk.item(&read, &case.record), profile).is_ok();
+            && filter::eligible(&self.desk.item(&read, &case.record), profile, self.desk.now()).is_ok();
         if !fits {
             pair.read.not_before(read.mod_revision);
             return Ok(Attempt::Other(pair.reader));

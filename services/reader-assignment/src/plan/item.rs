@@ -1,6 +1,10 @@
 //! A read as the queue sees it, a reader as the queue sees one, and the order of the worklist.
 
-use isocenter_assign::{FRONT_LANE_PERCENT, Item, Needs, ReaderProfile, Rejection, Sites, Skill};
+use std::time::Duration;
+
+use isocenter_assign::{
+    Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, Work,
+};
 use isocenter_domain::{
     Time,
     id::{ReadId, ReaderId},
@@ -10,7 +14,6 @@ use isocenter_domain::{
         registry::{Reader, Sites as Registered},
     },
 };
-use isocenter_policy::virtual_due;
 
 /// The item of a read. `p` is the highest probability that the AI services gave for the studies as they are.
 ///
@@ -21,13 +24,34 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
     Item {
         read: id.clone(),
         class: case.class.clone(),
+        urgency: urgency(case),
         complete_at,
-        virtual_due: virtual_due(complete_at, case.deadline, case.ai_credit, p),
-        deadline_at: due_at(read, case),
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
+        // What is no probability orders as no answer does.
+        probability: p.and_then(|p| Ppm::of(p).ok()),
+        work: Work { minutes: USUAL_READING, points: 1_000 },
         needs: Needs::new(&case.modalities, &case.body_part, case.site.clone(), case.pools.clone()),
-        excluded: read.returns.iter().map(|back| back.reader.clone()).collect(),
+        excluded: read.returns.iter().map(|back| (back.reader.clone(), Exclusion::Returned)).collect(),
+        prefers: None,
     }
+}
+
+/// How long reading takes where nothing more is known.
+const USUAL_READING: Duration = Duration::from_secs(6 * 60);
+
+/// What the class means for the order, by its deadline.
+fn urgency(case: &Case) -> Urgency {
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let (weight, prior, next_up) = if case.deadline <= hours(1) {
+        (90, 200_000, false)
+    } else if case.deadline <= hours(8) {
+        (18, 60_000, true)
+    } else {
+        (2, 15_000, true)
+    };
+    let prior = Ppm::from_parts(prior).expect("a share of a million");
+    let critical = if case.ai_credit.is_zero() { 0 } else { 40 };
+    Urgency { target: case.deadline, weight, critical, prior, next_up }
 }
 
 /// When a read should be signed.
@@ -38,41 +62,24 @@ pub(crate) fn due_at(read: &Read, case: &Case) -> Time {
 /// A registered reader's profile, absent and with empty hands.
 pub(crate) fn profile(id: &ReaderId, reader: &Reader) -> ReaderProfile {
     ReaderProfile {
-        id: id.clone(),
         skills: reader.skills.iter().map(|skill| Skill::new(&skill.modality, &skill.body_part)).collect(),
         sites: match &reader.sites {
             Registered::All => Sites::All,
             Registered::Some(sites) => Sites::Only(sites.iter().cloned().collect()),
         },
         pools: reader.pools.iter().cloned().collect(),
-        present: false,
-        accepting: false,
-        holding: isocenter_assign::Holding::default(),
+        ..ReaderProfile::new(id.clone())
     }
 }
 
-/// What orders the reads that wait: the lane, then the virtual deadline in the regular one, then the age.
+/// What orders the reads that wait.
 pub(crate) fn order(item: &Item, now: Time) -> (u8, i64, i64) {
-    let span = i128::from(item.deadline_at.0) - i128::from(item.complete_at.0);
-    let front_at = i128::from(item.complete_at.0) + span * i128::from(FRONT_LANE_PERCENT) / 100;
-    if front_at <= i128::from(now.0) {
-        (0, 0, item.complete_at.0)
-    } else {
-        (1, item.virtual_due.0, item.complete_at.0)
-    }
+    Params::default().rank(item, None, now).numbers()
 }
 
 /// A filter's name in answers.
 pub(crate) const fn rejection_name(rejection: Rejection) -> &'static str {
-    match rejection {
-        Rejection::NotPresent => "not-present",
-        Rejection::NotAccepting => "not-accepting",
-        Rejection::AlreadyHolds => "already-holds",
-        Rejection::Pool => "pool",
-        Rejection::SiteAuthorization => "site-authorization",
-        Rejection::Skill => "skill",
-        Rejection::Excluded => "excluded",
-    }
+    rejection.name()
 }
 
 /// The one filter that is told of several: a lasting one before a momentary one, which would hide it.

@@ -1,8 +1,8 @@
 //! The same log, the same clock, the same seed: the same decisions.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use isocenter_assign::{Holding, Item, Needs, Queue, ReaderProfile, Sites, Skill};
+use isocenter_assign::{Item, Needs, Ppm, Queue, ReaderProfile, Sites, Skill, Urgency, Work};
 use isocenter_domain::{
     Time,
     id::{CaseId, ReadId, ReaderId, StudyUid},
@@ -49,22 +49,29 @@ fn decide(log: &[(StudyUid, Facts, Time)], order: &[usize], seed: u64) -> Vec<(R
         queue.insert(Item {
             read: ReadId { case: CaseId::of(&tenant(), study), n: 1 },
             class: decision.class.clone(),
+            urgency: Urgency {
+                target: class.deadline,
+                weight: 2,
+                critical: 40,
+                prior: Ppm::ZERO,
+                next_up: decision.class.as_str() != "STAT",
+            },
             complete_at: *complete_at,
-            virtual_due: class.virtual_due(*complete_at, None),
-            deadline_at: class.deadline_at(*complete_at),
             waiting_since: *complete_at,
+            probability: None,
+            work: Work { minutes: Duration::from_secs(360), points: 1_000 },
             needs: Needs::new(&facts.modalities, "", "north".parse().unwrap(), decision.pools.clone()),
-            excluded: BTreeSet::new(),
+            excluded: BTreeMap::new(),
+            prefers: None,
         });
     }
     let readers = [("anna", "CT"), ("boris", "*"), ("clara", "MG")].map(|(id, modality)| ReaderProfile {
-        id: id.parse().unwrap(),
         skills: [Skill::new(modality, "*")].into(),
         sites: Sites::All,
         pools: ["center".parse().unwrap()].into(),
         present: true,
         accepting: true,
-        holding: Holding::default(),
+        ..ReaderProfile::new(id.parse().unwrap())
     });
     let mut rng = Seeded::new(seed).fork("asking");
     let mut now = log.last().unwrap().2;
