@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,9 +40,10 @@ pub struct Urgency {
 /// once for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Needs {
-    pub(crate) competence: Competence,
-    pub(crate) place: Place,
-    pub(crate) pools: Vec<PoolId>,
+    // Shared, because many reads need the same: see `queue::family`.
+    pub(crate) competence: Arc<Competence>,
+    pub(crate) place: Arc<Place>,
+    pub(crate) pools: Arc<Vec<PoolId>>,
 }
 
 /// The part of the needs that skills answer.
@@ -79,40 +81,41 @@ impl Needs {
             .collect();
         let competence =
             Competence { modalities, body_part: code(body_part), paediatric: false, attending: false };
-        Self { competence, place: Place { site, jurisdiction: None }, pools }
+        let place = Place { site, jurisdiction: None };
+        Self { competence: Arc::new(competence), place: Arc::new(place), pools: Arc::new(pools) }
     }
 
     /// The same for a case under `jurisdiction`: a licence for it is asked for; none where `None`.
     #[must_use]
     pub fn under(mut self, jurisdiction: Option<JurisdictionId>) -> Self {
-        self.place.jurisdiction = jurisdiction;
+        Arc::make_mut(&mut self.place).jurisdiction = jurisdiction;
         self
     }
 
     /// The same for a child, if `paediatric`.
     #[must_use]
     pub fn of_a_child(mut self, paediatric: bool) -> Self {
-        self.competence.paediatric = paediatric;
+        Arc::make_mut(&mut self.competence).paediatric = paediatric;
         self
     }
 
     /// The same for readers whose signature is final alone, if `attending`.
     #[must_use]
     pub fn by_an_attending(mut self, attending: bool) -> Self {
-        self.competence.attending = attending;
+        Arc::make_mut(&mut self.competence).attending = attending;
         self
     }
 
     /// The same for the readers of other pools.
     #[must_use]
     pub fn for_pools(mut self, pools: Vec<PoolId>) -> Self {
-        self.pools = pools;
+        self.pools = Arc::new(pools);
         self
     }
 
     /// The modalities to be read, in upper case.
     #[must_use]
-    pub const fn modalities(&self) -> &BTreeSet<String> {
+    pub fn modalities(&self) -> &BTreeSet<String> {
         &self.competence.modalities
     }
 
@@ -124,25 +127,25 @@ impl Needs {
 
     /// Whether the patient is a child.
     #[must_use]
-    pub const fn paediatric(&self) -> bool {
+    pub fn paediatric(&self) -> bool {
         self.competence.paediatric
     }
 
     /// Whether the signature has to be final.
     #[must_use]
-    pub const fn attending(&self) -> bool {
+    pub fn attending(&self) -> bool {
         self.competence.attending
     }
 
     /// The site the study came from.
     #[must_use]
-    pub const fn site(&self) -> &SiteId {
+    pub fn site(&self) -> &SiteId {
         &self.place.site
     }
 
     /// Where its readers are licensed; none: no licence is asked for.
     #[must_use]
-    pub const fn jurisdiction(&self) -> Option<&JurisdictionId> {
+    pub fn jurisdiction(&self) -> Option<&JurisdictionId> {
         self.place.jurisdiction.as_ref()
     }
 

@@ -83,6 +83,14 @@ pub struct Index {
     pub value: f64,
 }
 
+/// How an index rises with age: `rise` for each microsecond, and `more` for each past `knee` microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slope {
+    pub rise: f64,
+    pub more: f64,
+    pub knee: f64,
+}
+
 const MICROS_A_MINUTE: f64 = 6e7;
 
 impl Params {
@@ -108,6 +116,20 @@ impl Params {
         Index { urgency: delay, critical, minutes, factor, value: (delay + critical) / minutes * factor }
     }
 
+    /// How the index of a read of `urgency` rises with its age, head start included.
+    pub(crate) fn slope(&self, urgency: &Urgency, level: Level) -> Slope {
+        let target = micros(urgency.target.max(Duration::from_secs(1)));
+        let minutes = micros(Duration::from_micros(level.micros)) / MICROS_A_MINUTE;
+        let probability = micros(Duration::from_micros(level.probability)) / 1e6;
+        let delay = f64::from(urgency.weight) / target;
+        let critical = f64::from(urgency.critical) * probability / (60.0 * MICROS_A_MINUTE);
+        Slope {
+            rise: (delay + critical) / minutes,
+            more: delay * (self.steepness - 1.0) / minutes,
+            knee: self.knee * target,
+        }
+    }
+
     /// The index of `item` at `now`, for `reader` or, where none is named, without anybody's factors.
     #[must_use]
     pub fn index_of(&self, item: &Item, reader: Option<&ReaderProfile>, now: Time) -> Index {
@@ -131,11 +153,19 @@ impl Params {
     /// reader could get and is left out.
     #[must_use]
     pub fn factor(&self, item: &Item, reader: &ReaderProfile) -> f64 {
-        let local = if reader.home.as_ref() == Some(item.needs.site()) { self.locality } else { 1.0 };
-        let preferred = if item.prefers.as_ref() == Some(&reader.id) { self.preferred } else { 1.0 };
-        let heavy = item.work.points >= self.heavy_points;
-        let fatigue = if heavy && reader.is_spared() { self.fatigue } else { 1.0 };
-        local * preferred * fatigue
+        let local = reader.home.as_ref() == Some(item.needs.site());
+        let preferred = item.prefers.as_ref() == Some(&reader.id);
+        self.product(local, preferred, self.is_heavy(item) && reader.is_spared())
+    }
+
+    /// The factors that hold, multiplied.
+    pub(crate) fn product(&self, local: bool, preferred: bool, spared: bool) -> f64 {
+        let factor = |holds, factor| if holds { factor } else { 1.0 };
+        factor(local, self.locality) * factor(preferred, self.preferred) * factor(spared, self.fatigue)
+    }
+
+    pub(crate) const fn is_heavy(&self, item: &Item) -> bool {
+        item.work.points >= self.heavy_points
     }
 
     /// When a read joins the front lane; `None`: never.
@@ -165,6 +195,6 @@ pub(crate) fn descending(index: f64) -> i64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an age is rounded by less than a millionth")]
-fn micros(d: Duration) -> f64 {
+pub(crate) fn micros(d: Duration) -> f64 {
     d.as_micros() as f64
 }

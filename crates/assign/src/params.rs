@@ -70,13 +70,18 @@ impl Params {
     pub fn checked(self) -> Result<Self, Absurd> {
         within("knee", self.knee, 0.0, 1e3, "the knee is a share of the target from 0")?;
         within("steepness", self.steepness, 1.0, 1e6, "a cost never rises more slowly for who waits longer")?;
-        for (field, factor) in [
-            ("locality", self.locality),
-            ("preferred", self.preferred),
-            ("fatigue", self.fatigue),
-            ("recall.gain", self.recall.gain),
-        ] {
-            within(field, factor, 1e-3, 1e3, "a factor is a number from 0.001 to 1000")?;
+        for (field, factor) in
+            [("locality", self.locality), ("preferred", self.preferred), ("recall.gain", self.recall.gain)]
+        {
+            within(field, factor, 1.0, 1e3, "a factor that favours is a number from 1 to 1000")?;
+        }
+        within("fatigue", self.fatigue, 1e-3, 1.0, "a factor that spares is a number from 0.001 to 1")?;
+        if let Some(percent) = self.front_percent.filter(|percent| !(1..=100).contains(percent)) {
+            return Err(Absurd::new(
+                "front_percent",
+                percent,
+                "a share of the target is from 1 to 100 percent",
+            ));
         }
         if !(1..=20).contains(&self.level_bits) {
             return Err(Absurd::new("level_bits", self.level_bits, "from 1 to 20 binary digits count"));

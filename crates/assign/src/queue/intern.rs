@@ -1,0 +1,66 @@
+//! Equal values kept once and called by a number.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Values in use, each with a number that stays its own as long as it is in use.
+#[derive(Debug)]
+pub(super) struct Interned<T> {
+    numbers: BTreeMap<Arc<T>, u32>,
+    slots: Vec<Option<Slot<T>>>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    value: Arc<T>,
+    uses: usize,
+}
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self { numbers: BTreeMap::new(), slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T: Ord> Interned<T> {
+    /// Counts one more use of `value`, replaces it by the one kept, and gives its number.
+    pub fn take(&mut self, value: &mut Arc<T>) -> u32 {
+        if let Some((kept, number)) = self.numbers.get_key_value(value) {
+            *value = Arc::clone(kept);
+            let slot = self.slots[*number as usize].as_mut().expect("a number that is given out has a slot");
+            slot.uses += 1;
+            return *number;
+        }
+        let slot = Some(Slot { value: Arc::clone(value), uses: 1 });
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 reads wait")
+            }
+        };
+        self.numbers.insert(Arc::clone(value), number);
+        number
+    }
+
+    /// Counts one use less; the last one frees the number.
+    pub fn release(&mut self, number: u32) {
+        let place = &mut self.slots[number as usize];
+        let slot = place.as_mut().expect("a number that is given back was given out");
+        slot.uses -= 1;
+        if slot.uses == 0 {
+            self.numbers.remove(&slot.value);
+            *place = None;
+            self.free.push(number);
+        }
+    }
+
+    /// Writes into `answers`, at each number, what `ask` says of its value; false where the number is not in use.
+    pub fn ask(&self, answers: &mut Vec<bool>, ask: impl Fn(&T) -> bool) {
+        answers.clear();
+        answers.extend(self.slots.iter().map(|slot| slot.as_ref().is_some_and(|slot| ask(&slot.value))));
+    }
+}

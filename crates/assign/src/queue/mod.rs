@@ -1,0 +1,197 @@
+//! The queue of reads that wait.
+
+mod family;
+mod intern;
+mod scan;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use isocenter_domain::{
+    Time,
+    id::{PoolId, ReadId},
+};
+
+use crate::{
+    Item, Params, ReaderProfile, Rejection,
+    explain::{self, Explanation, Parked},
+    filter,
+    item::{Competence, Place},
+    next_up,
+};
+use family::{Bound, Family, Kin};
+use intern::Interned;
+use scan::Scan;
+
+/// The reads that wait.
+///
+/// They are kept in families: reads that are the same to every reader but for age, probability and minutes. A reader is
+/// judged once for each different competence, place and list of pools; a pull then compares a bound of each family and
+/// looks into those few whose bound says that they may hold the first read. Its cost grows with the number of families,
+/// not with the number of reads, and its answer is that of a scan of every read.
+#[derive(Debug, Default)]
+pub struct Queue {
+    params: Params,
+    items: BTreeMap<ReadId, (Arc<Item>, Kin)>,
+    competences: Interned<Competence>,
+    places: Interned<Place>,
+    pools: Interned<Vec<PoolId>>,
+    /// Where in the two vectors a family is.
+    numbers: BTreeMap<Kin, usize>,
+    families: Vec<Family>,
+    bounds: Vec<Bound>,
+    /// Kept between pulls, so that a pull allocates nothing.
+    scan: Scan,
+}
+
+impl Queue {
+    /// An empty queue in the order of `params`.
+    #[must_use]
+    pub fn new(params: Params) -> Self {
+        Self { params, ..Self::default() }
+    }
+
+    /// What it is ordered by.
+    #[must_use]
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// How many reads wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The item of `read`, if it waits.
+    #[must_use]
+    pub fn get(&self, read: &ReadId) -> Option<&Item> {
+        self.items.get(read).map(|(item, _)| &**item)
+    }
+
+    /// Every item, by read id.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.values().map(|(item, _)| &**item)
+    }
+
+    /// Adds `item`, or replaces the item of the same read, which is returned. Order of insertion does not matter.
+    pub fn insert(&mut self, mut item: Item) -> Option<Item> {
+        let before = self.remove(&item.read);
+        let kin = Kin {
+            competence: self.competences.take(&mut item.needs.competence),
+            place: self.places.take(&mut item.needs.place),
+            pools: self.pools.take(&mut item.needs.pools),
+            urgency: item.urgency,
+            heavy: self.params.is_heavy(&item),
+            prefers: item.prefers.clone(),
+        };
+        let item = Arc::new(item);
+        match self.numbers.get(&kin) {
+            Some(number) => {
+                self.families[*number].insert(Arc::clone(&item), &self.params);
+                self.bounds[*number] = self.families[*number].bound(&self.params);
+            }
+            None => {
+                let mut family = Family::new(kin.clone());
+                family.insert(Arc::clone(&item), &self.params);
+                self.numbers.insert(kin.clone(), self.families.len());
+                self.bounds.push(family.bound(&self.params));
+                self.families.push(family);
+            }
+        }
+        self.items.insert(item.read.clone(), (item, kin));
+        before
+    }
+
+    /// Takes `read` out.
+    pub fn remove(&mut self, read: &ReadId) -> Option<Item> {
+        let (item, kin) = self.items.remove(read)?;
+        let number = *self.numbers.get(&kin).expect("an item that is kept has a family");
+        let family = &mut self.families[number];
+        family.remove(&item, &self.params);
+        if family.is_empty() {
+            self.drop_family(number);
+        } else {
+            self.bounds[number] = family.bound(&self.params);
+        }
+        self.competences.release(kin.competence);
+        self.places.release(kin.place);
+        self.pools.release(kin.pools);
+        Some(Arc::unwrap_or_clone(item))
+    }
+
+    fn drop_family(&mut self, number: usize) {
+        let gone = self.families.swap_remove(number);
+        self.bounds.swap_remove(number);
+        self.numbers.remove(&gone.kin);
+        if let Some(moved) = self.families.get(number) {
+            self.numbers.insert(moved.kin.clone(), number);
+        }
+    }
+
+    /// The first read in order at `now` that `reader` may have. It stays in the queue.
+    pub fn pick(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
+        filter::available(reader, now).ok()?;
+        self.first(reader, now, |_| true)
+    }
+
+    /// The first read in order at `now` that may be leased ahead to `reader`: of a class that may be, and only where
+    /// [`next_up::may_lease`] allows it. It stays in the queue.
+    pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
+        next_up::may_lease(reader, now).ok()?;
+        self.first(reader, now, |bound| bound.next_up)
+    }
+
+    /// The place of `read` in the whole queue at `now`, from 1. Looks at every read.
+    #[must_use]
+    pub fn position(&self, read: &ReadId, now: Time) -> Option<usize> {
+        let own = self.params.rank(self.get(read)?, None, now);
+        Some(1 + self.items().filter(|item| self.params.rank(item, None, now) < own).count())
+    }
+
+    /// Why `read` is where it is at `now`, and which of `readers` may have it.
+    #[must_use]
+    pub fn explain(&self, read: &ReadId, now: Time, readers: &[ReaderProfile]) -> Option<Explanation> {
+        let item = self.get(read)?;
+        Some(Explanation {
+            position: self.position(read, now)?,
+            waiting: self.len(),
+            lane: self.params.lane(&item.urgency, item.complete_at, now),
+            terms: explain::terms(item, &self.params, now),
+            verdicts: readers.iter().map(|r| explain::verdict(item, r, &self.params, now)).collect(),
+        })
+    }
+
+    /// The reads that none of `readers`, all that are registered, could have whoever is present, as of `now`; by read
+    /// id.
+    #[must_use]
+    pub fn parked(&self, readers: &[ReaderProfile], now: Time) -> Vec<Parked> {
+        let sights: Vec<_> = readers.iter().map(|reader| (reader, self.sight(reader, now))).collect();
+        let mut parked = Vec::new();
+        for family in &self.families {
+            let suits = |(_, sight): &&(_, scan::Sight)| sight.sees(&family.kin);
+            for item in family.items() {
+                let excluded = |reader: &ReaderProfile| item.excluded.contains_key(&reader.id);
+                if sights.iter().filter(suits).all(|(reader, _)| excluded(reader)) {
+                    parked.push(Parked { read: item.read.clone(), why: why(item, readers, now) });
+                }
+            }
+        }
+        parked.sort_by(|a, b| a.read.cmp(&b.read));
+        parked
+    }
+}
+
+/// What refuses `item` to each of `readers` first, counted.
+fn why(item: &Item, readers: &[ReaderProfile], now: Time) -> Vec<(Rejection, usize)> {
+    let mut refused = BTreeMap::new();
+    for rejection in readers.iter().filter_map(|reader| filter::qualified(item, reader, now).err()) {
+        *refused.entry(rejection).or_insert(0) += 1;
+    }
+    refused.into_iter().collect()
+}
