@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use isocenter_domain::id::{ClassId, SiteId};
+
 use super::{
     scenario::{
         Ai, Category, Class, DAY, HOUR, MINUTE, Readers, Reading, SHIPPED, Scenario, Site, Surge, Visits,
@@ -231,6 +233,8 @@ fn classes(texts: At<Vec<ClassText>>, categories: &[Category]) -> Result<Vec<Cla
     some_share(&texts, texts.value.iter().map(|text| text.day.value), "shares of classes by day")?;
     some_share(&texts, texts.value.iter().map(|text| text.night.value), "shares of classes by night")?;
     let class = |text: &ClassText| {
+        ClassId::new(&text.name.value)
+            .map_err(|error| ScenarioError::at(&text.name, format!("`name`: {error}")))?;
         Ok(Class {
             name: text.name.value.clone(),
             deadline: duration(&text.deadline, "classes.deadline", MINUTE, 1000 * HOUR)?,
@@ -282,6 +286,8 @@ fn sites(texts: At<Vec<SiteText>>) -> Result<Vec<Site>, ScenarioError> {
     some_share(&texts, texts.value.iter().map(|text| text.share.value), "shares of sites")?;
     some_share(&texts, texts.value.iter().map(|text| text.readers.value), "readers of sites")?;
     let site = |text: &SiteText| {
+        SiteId::new(&text.name.value)
+            .map_err(|error| ScenarioError::at(&text.name, format!("`name`: {error}")))?;
         Ok(Site {
             name: text.name.value.clone(),
             share: share(&text.share, "sites.share")?,

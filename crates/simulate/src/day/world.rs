@@ -132,15 +132,8 @@ struct World<'a> {
 /// Runs `policy` through everything of `workload`.
 pub(crate) fn run(workload: &Workload, policy: &mut dyn Policy) -> History {
     let scenario = &workload.scenario;
-    let away = Desk {
-        hands: Hands::Away,
-        shift: None,
-        connected: true,
-        points: 0,
-        left: false,
-        token: 0,
-        began: 0,
-    };
+    let away =
+        Desk { hands: Hands::Away, shift: None, connected: true, points: 0, left: false, token: 0, began: 0 };
     let room = Room { workload, desks: vec![away; workload.readers.len()], idle: BTreeSet::new() };
     let mut world = World {
         room,
@@ -304,6 +297,9 @@ impl World<'_> {
                 self.room.idle.insert(reader);
             }
         }
+        for study in self.policy.given_back() {
+            self.wait(study, now);
+        }
     }
 
     fn offer_to_idle(&mut self, now: i64) {
@@ -348,7 +344,7 @@ impl World<'_> {
         if (self.measured.0..self.measured.1).contains(&now) {
             self.points[place(reader)] += u64::from(points);
         }
-        self.policy.signed(reader, study, now, &self.room);
+        self.policy.signed(reader, study, &self.room);
         self.free(reader, now);
     }
 

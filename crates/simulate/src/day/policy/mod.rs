@@ -26,27 +26,23 @@ pub(crate) trait Policy {
     /// A study waits, for the first time or again. Whoever is returned, an idle reader, is given it at once; else it is kept.
     fn add(&mut self, study: u32, now: i64, room: &Room) -> Option<u32>;
     /// AI has answered on a study that is not open.
-    fn answer(&mut self, study: u32, probability: f64, flagged: bool, now: i64, room: &Room) {
-        let _unused = (study, probability, flagged, now, room);
-    }
+    fn answer(&mut self, _study: u32, _probability: f64, _flagged: bool, _now: i64, _room: &Room) {}
     /// A reader with free hands asks: the study, and whether it was theirs ahead of time.
     fn pull(&mut self, reader: u32, now: i64, room: &Room) -> Option<(u32, bool)>;
     /// A reader has opened a study.
-    fn opened(&mut self, reader: u32, study: u32, now: i64, room: &Room) {
-        let _unused = (reader, study, now, room);
-    }
+    fn opened(&mut self, _reader: u32, _study: u32, _now: i64, _room: &Room) {}
     /// A reader has signed a study.
-    fn signed(&mut self, reader: u32, study: u32, now: i64, room: &Room) {
-        let _unused = (reader, study, now, room);
+    fn signed(&mut self, _reader: u32, _study: u32, _room: &Room) {}
+    /// Studies that wait again since the last call into the policy.
+    fn given_back(&mut self) -> Vec<u32> {
+        Vec::new()
     }
     /// A reader takes no work any more: the studies that were theirs and wait again.
-    fn leave(&mut self, reader: u32, now: i64, room: &Room) -> Vec<u32> {
-        let _unused = (reader, now, room);
+    fn leave(&mut self, _reader: u32, _now: i64, _room: &Room) -> Vec<u32> {
         Vec::new()
     }
     /// When more readers may have a study that waits.
-    fn wake(&self, study: u32, room: &Room) -> Option<i64> {
-        let _unused = (study, room);
+    fn wake(&self, _study: u32, _room: &Room) -> Option<i64> {
         None
     }
     /// What happened to leases.
@@ -125,9 +121,15 @@ impl Kind {
     }
 
     /// The policy, before `workload`, with the engine's parameters.
-    pub(crate) fn make(self, workload: &Workload, seed: u64, params: &isocenter_assign::Params) -> Box<dyn Policy> {
+    pub(crate) fn make(
+        self,
+        workload: &Workload,
+        seed: u64,
+        params: &isocenter_assign::Params,
+    ) -> Box<dyn Policy> {
         use ordered::{Order, Ordered, Reach};
-        let ordered = |order, reach| -> Box<dyn Policy> { Box::new(Ordered::new(workload, order, reach, seed)) };
+        let ordered =
+            |order, reach| -> Box<dyn Policy> { Box::new(Ordered::new(workload, order, reach, seed)) };
         match self {
             Self::Isocenter => Box::new(engine::Engine::new(workload, params.clone(), true)),
             Self::IsocenterNoLease => Box::new(engine::Engine::new(workload, params.clone(), false)),

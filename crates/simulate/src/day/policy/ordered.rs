@@ -87,14 +87,20 @@ impl Ordered {
             Order::Class | Order::CherryPick => (rank, study.arrived, number),
             Order::Deadline => (0, study.arrived + class.deadline, number),
             Order::Flag => {
-                let flagged = self.said[place(number)].is_some_and(|(_, flagged)| flagged) && !class.immediate;
+                let flagged =
+                    self.said[place(number)].is_some_and(|(_, flagged)| flagged) && !class.immediate;
                 let immediate = scenario.classes.iter().filter(|class| class.immediate).count();
                 let before = 2 * i64::try_from(immediate).expect("few classes");
                 (if flagged { before } else { rank }, study.arrived, number)
             }
             Order::Credit => {
-                let probability = self.said[place(number)].map_or(class.critical, |(said, _)| said.max(class.critical));
-                #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a part of a deadline")]
+                let probability =
+                    self.said[place(number)].map_or(class.critical, |(said, _)| said.max(class.critical));
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_precision_loss,
+                    reason = "a part of a deadline"
+                )]
                 let credit = (class.deadline as f64 * CREDIT * probability.sqrt()) as i64;
                 (0, study.arrived + class.deadline - credit, number)
             }
@@ -176,11 +182,8 @@ impl Policy for Ordered {
 
     fn pull(&mut self, reader: u32, now: i64, room: &Room) -> Option<(u32, bool)> {
         let picks = self.order == Order::CherryPick && self.random.chance(CHERRY_PICKERS);
-        let study = if picks {
-            self.cherry(reader, now, room)?
-        } else {
-            self.heads(reader, now, room).min()?.1.2
-        };
+        let study =
+            if picks { self.cherry(reader, now, room)? } else { self.heads(reader, now, room).min()?.1.2 };
         self.take(study, room);
         Some((study, false))
     }

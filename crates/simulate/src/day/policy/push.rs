@@ -23,7 +23,12 @@ pub(super) struct Push {
 impl Push {
     pub fn new(workload: &Workload, steals: bool) -> Self {
         let readers = workload.readers.len();
-        Self { steals, queues: vec![BTreeSet::new(); readers], work: vec![0; readers], unbound: BTreeSet::new() }
+        Self {
+            steals,
+            queues: vec![BTreeSet::new(); readers],
+            work: vec![0; readers],
+            unbound: BTreeSet::new(),
+        }
     }
 
     fn key(study: u32, room: &Room) -> Key {
@@ -39,7 +44,8 @@ impl Push {
 
     /// The most urgent study that `reader` can read, of the colleague who has most work with such a one.
     fn steal(&mut self, reader: u32, room: &Room) -> Option<u32> {
-        let mut busiest: Vec<u32> = (0..).take(self.queues.len()).filter(|r| !self.queues[place(*r)].is_empty()).collect();
+        let mut busiest: Vec<u32> =
+            (0..).take(self.queues.len()).filter(|r| !self.queues[place(*r)].is_empty()).collect();
         busiest.sort_by_key(|other| (-self.work[place(*other)], *other));
         let found = busiest.into_iter().find_map(|other| {
             let key = self.queues[place(other)].iter().find(|key| room.reads(reader, key.1))?;
@@ -62,7 +68,8 @@ impl Policy for Push {
             };
             (self.work[place(*reader)] + open, *reader)
         };
-        let on_shift = (0..).take(room.desks.len()).filter(|r| room.desks[place(*r)].works() && room.reads(*r, study));
+        let on_shift =
+            (0..).take(room.desks.len()).filter(|r| room.desks[place(*r)].works() && room.reads(*r, study));
         let key = Self::key(study, room);
         match on_shift.min_by_key(load) {
             Some(reader) => {
