@@ -1,0 +1,9 @@
+//! The simulator: the engine's own code before the queues of theory and before whole networks.
+//!
+//! [`queue`] is judged by closed forms, [`day`] by paired comparison with other ways of assigning. Everything is drawn from a
+//! seed that is passed in; nothing reads a clock.
+
+pub mod day;
+pub mod queue;
+pub mod random;
+pub mod stats;
