@@ -4,6 +4,7 @@
 
 mod convert;
 mod pool;
+mod together;
 mod watch;
 
 use std::{
@@ -16,20 +17,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use etcd_client::{Client, GetOptions, KvClient, StatusResponse};
+use etcd_client::{Client, GetOptions, KvClient, StatusResponse, TxnOp};
 
-use self::pool::Pool;
+use self::{pool::Pool, together::Together};
 use crate::{
     Error,
     access::Access,
     embedded::whole_seconds,
     kv::{
-        Key, KeyValue, Kv, LeaseId, Listing, Page, Range, Revision, Status, Txn, TxnAnswer, Usage,
+        Key, KeyValue, Kv, LIST_PAGE, LeaseId, Listing, Page, Range, Revision, Status, Txn, TxnAnswer, Usage,
         WatchStream,
     },
 };
 
-/// The longest answer that is read, in bytes: 500 of the longest records fit ten times over, and so does the longest
+/// The longest answer that is read, in bytes: a page of the longest records fits three times over, and so does the longest
 /// batch that etcd sends a watch that catches up.
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -59,9 +60,29 @@ impl EtcdOptions {
     }
 }
 
+/// A read that is asked together with others.
+#[derive(Clone, Debug)]
+struct Query {
+    range: Range,
+    limit: usize,
+}
+
+impl Query {
+    /// The same as a list of the newest, where that is sure to be small: of what belongs to one study, case or the like. Their
+    /// keys, and the prefixes of theirs, have kind, shard, tenant and owner.
+    fn small(range: &Range, page: &Page) -> Option<Self> {
+        let (from, _) = range.bounds();
+        let open_ended = matches!(range, Range::Span(_));
+        let owned = !open_ended && from.bytes().filter(|byte| *byte == b'/').count() >= 4;
+        let newest = page.after.is_none() && page.at.is_none();
+        (owned && newest && page.limit <= LIST_PAGE).then(|| Self { range: range.clone(), limit: page.limit })
+    }
+}
+
 /// A connection to a cluster.
 pub struct Etcd {
     pool: Arc<Pool>,
+    together: Arc<Together<Query, Listing>>,
     options: EtcdOptions,
     /// The cluster that answered first; zero before that.
     cluster_id: AtomicU64,
@@ -80,7 +101,7 @@ impl Etcd {
     /// [`Error::InvalidAddress`] where an endpoint or a certificate cannot be understood.
     pub async fn connect(options: EtcdOptions) -> Result<Self, Error> {
         let pool = Arc::new(Pool::new(&options).await?);
-        Ok(Self { pool, options, cluster_id: AtomicU64::new(0) })
+        Ok(Self { pool, together: Arc::default(), options, cluster_id: AtomicU64::new(0) })
     }
 
     /// Says once when another cluster answers than the one before.
@@ -91,6 +112,34 @@ impl Etcd {
             return Err(Error::OtherCluster { was, is });
         }
         Ok(())
+    }
+
+    /// What each query asks for, in their order, all as of one moment.
+    async fn read(&self, queries: Vec<Query>) -> Result<Vec<Listing>, Error> {
+        let get = |query: &Query| {
+            let (key, end) = convert::bounds(&query.range);
+            (key, convert::get_options(end).with_limit(convert::signed(query.limit as u64)))
+        };
+        if let [query] = queries.as_slice() {
+            let (key, options) = get(query);
+            let answer = self.range(key, options).await?;
+            let revision = convert::revision(answer.header())?;
+            return Ok(vec![Listing {
+                items: convert::key_values(answer.kvs())?,
+                revision,
+                more: answer.more(),
+            }]);
+        }
+        let gets: Vec<_> =
+            queries.iter().map(get).map(|(key, options)| TxnOp::get(key, Some(options))).collect();
+        let request = etcd_client::Txn::new().and_then(gets);
+        let send = |client: Client| {
+            let request = request.clone();
+            async move { kv_client(&client).txn(request).await }
+        };
+        let answer = self.pool.repeat(send).await?;
+        self.check_cluster(answer.header())?;
+        convert::listings(&answer)
     }
 
     /// The server's quota, or what we were told of it: servers older than 3.6 do not say.
@@ -119,11 +168,15 @@ fn kv_client(client: &Client) -> KvClient {
 #[async_trait]
 impl Kv for Etcd {
     async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error> {
-        let answer = self.range(key.as_str().into(), GetOptions::new()).await?;
-        answer.kvs().first().map(convert::key_value).transpose()
+        let query = Query { range: Range::key(key), limit: 1 };
+        let found = self.together.read(query, |queries| self.read(queries)).await?;
+        Ok(found.items.into_iter().next())
     }
 
     async fn list(&self, range: &Range, page: Page) -> Result<Listing, Error> {
+        if let Some(query) = Query::small(range, &page) {
+            return self.together.read(query, |queries| self.read(queries)).await;
+        }
         let (mut key, end) = convert::bounds(range);
         let mut options = convert::get_options(end.clone());
         if let Some(after) = &page.after {

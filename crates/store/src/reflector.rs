@@ -16,8 +16,11 @@ pub use mirror::{Cached, Changed, Changes, Mirror, SUBSCRIBER_KEYS, Snapshot};
 
 use crate::{
     Error,
-    kv::{KeyValue, Kv, Range, WatchItem, list_all},
+    kv::{KeyValue, Kv, Listing, Range, WatchItem, list_all},
 };
+
+/// Records that are decoded where the list was read: a millisecond or two.
+const AT_ONCE: usize = 1_000;
 
 /// How a reflector works.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl ReflectorOptions {
     }
 }
 
-type Decode<T> = Box<dyn Fn(&KeyValue) -> T + Send + Sync>;
+type Decode<T> = Arc<dyn Fn(&KeyValue) -> T + Send + Sync>;
 
 /// The task that keeps a [`Mirror`].
 pub struct Reflector<T> {
@@ -77,7 +80,7 @@ impl<T: Send + Sync + 'static> Reflector<T> {
         decode: impl Fn(&KeyValue) -> T + Send + Sync + 'static,
     ) -> (Self, Mirror<T>) {
         let mirror = Mirror::new();
-        (Self { kv, options, decode: Box::new(decode), mirror: mirror.clone() }, mirror)
+        (Self { kv, options, decode: Arc::new(decode), mirror: mirror.clone() }, mirror)
     }
 
     /// Follows the store until cancelled. Errors of the store are logged and answered by listing again.
@@ -114,11 +117,23 @@ impl<T: Send + Sync + 'static> Reflector<T> {
         }
     }
 
+    /// Takes a listing over. A large one is decoded where it holds up nobody: tens of thousands of records take a good part of a
+    /// second.
+    async fn fill(&self, listing: Listing) -> Result<(), Error> {
+        if listing.items.len() <= AT_ONCE {
+            self.mirror.replace(listing, &*self.decode);
+            return Ok(());
+        }
+        let (mirror, decode) = (self.mirror.clone(), Arc::clone(&self.decode));
+        let filled = tokio::task::spawn_blocking(move || mirror.replace(listing, &*decode)).await;
+        filled.map_err(|e| Error::unavailable(format!("decoding was interrupted: {e}")))
+    }
+
     /// One list and the watch that follows it. Ends with what ended the watch.
     async fn cycle(&self) -> Result<Infallible, Error> {
         let listing = list_all(&*self.kv, &self.options.range).await?;
         let next = listing.revision.next();
-        self.mirror.replace(listing, &self.decode);
+        self.fill(listing).await?;
         let mut watch = self.kv.watch(&self.options.range, next).await?;
         self.mirror.set_live(true);
         let silence = 2 * self.kv.progress_interval();
@@ -126,7 +141,7 @@ impl<T: Send + Sync + 'static> Reflector<T> {
             let item = tokio::time::timeout(silence, watch.next()).await;
             let item = item.map_err(|_| Error::Lost { why: "it was silent for too long".to_owned() })?;
             match item.unwrap_or_else(|| Err(Error::Lost { why: "its stream ended".to_owned() }))? {
-                WatchItem::Events { revision, events } => self.mirror.apply(revision, events, &self.decode),
+                WatchItem::Events { revision, events } => self.mirror.apply(revision, events, &*self.decode),
                 WatchItem::Progress(revision) => self.mirror.reach(revision),
             }
         }

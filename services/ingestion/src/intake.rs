@@ -110,7 +110,7 @@ impl Intakes {
     }
 
     /// Whether the study has a head in blobs, so that only the archive may bring it back.
-    async fn was_closed(&self, study: &StudyKey) -> Result<bool, Error> {
+    pub(crate) async fn was_closed(&self, study: &StudyKey) -> Result<bool, Error> {
         Ok(self.blobs.last(&path::heads_of(&study.tenant, &study.study)).await?.is_some())
     }
 }

@@ -11,6 +11,7 @@
 //!                                     reconcile: manifest, study record
 //! ```
 
+mod adopt;
 mod config;
 mod error;
 mod intake;
@@ -45,11 +46,8 @@ use isocenter_wire::v1::ingestion_server::IngestionServer;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::{
-    config::{Ack, Assembly, Config, Dicom},
-    error::Error,
-};
 use crate::{
+    adopt::Adopter,
     intake::Intakes,
     ledger::Ledger,
     metrics::Meters,
@@ -58,6 +56,10 @@ use crate::{
     scp::{Receiver, Shared},
     sites::Sites,
     spool::Spool,
+};
+pub use crate::{
+    config::{Ack, Assembly, Config, Dicom},
+    error::Error,
 };
 
 /// How long a drain waits, after the last association, for what is pending to reach blobs. What does not is in the spool.
@@ -124,10 +126,12 @@ impl Service {
             ledger: Ledger::new(meters.clone()),
             node: spool.node().clone(),
         };
+        let sites = Sites::open(deps.mirrors.clone(), &spool)?;
+        let adopter = Adopter::new(intakes.clone(), deps.mirrors.clone(), sites.clone());
         let shared = Arc::new(Shared {
             spool: spool.clone(),
             intakes: intakes.clone(),
-            sites: Sites::open(deps.mirrors.clone(), &spool)?,
+            sites,
             queue: Queue::new(Arc::clone(deps.tables.clock())),
             meters: meters.clone(),
             called,
@@ -135,7 +139,13 @@ impl Service {
             ack: config.dicom.ack,
             max_pending: config.dicom.max_pending,
         });
-        let mover = Arc::new(Mover { spool, intakes, mirrors: deps.mirrors.clone(), meters: meters.clone() });
+        let mover = Arc::new(Mover {
+            spool,
+            intakes,
+            mirrors: deps.mirrors.clone(),
+            meters: meters.clone(),
+            adopter: Arc::new(adopter),
+        });
         let completer = Arc::new(Completer {
             tables: deps.tables.clone(),
             mirrors: deps.mirrors.clone(),
@@ -211,6 +221,8 @@ impl Service {
         // The mover goes on while the listener drains.
         let moving = CancellationToken::new();
         let options = Options { retry: MOVE_RETRY, ..Options::new("mover") };
+        let adopt = Arc::clone(&mover.adopter).watch(shared.queue.clone());
+        tasks.background("adoption", until(drain.clone(), adopt));
         let run = Runner::new(options, hooks.clone()).run(shared.queue.clone(), mover, moving.clone());
         tasks.background("mover", run);
         let reset = reset_intakes(Arc::clone(&shared), mirrors.clone());

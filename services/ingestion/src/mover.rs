@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 
 use crate::{
     Error,
+    adopt::Adopter,
     intake::{Intakes, Listed, Moved},
     metrics::Meters,
     plan::{self, Known, Place},
@@ -52,6 +53,7 @@ pub(crate) struct Mover {
     pub intakes: Intakes,
     pub mirrors: Mirrors,
     pub meters: Meters,
+    pub adopter: Arc<Adopter>,
 }
 
 /// An instance and what is to be done with it.
@@ -71,6 +73,7 @@ impl Reconciler for Mover {
     type Key = StudyKey;
 
     async fn reconcile(&self, study: &StudyKey) -> Result<Outcome, Failed> {
+        self.adopter.make_good(study).await?;
         let ledger = &self.intakes.ledger;
         let batch = ledger.batch(study, BATCH, BATCH_BYTES);
         let full = batch.iter().map(|file| file.size).sum::<u64>() > BATCH_BYTES / 2;
@@ -117,7 +120,7 @@ impl Mover {
         let steps = self.plan(study, batch, headers, known, &mut images);
         self.adopt(study, &steps).await?;
         let adds = steps.iter().any(|step| !matches!(step.action, Action::Drop));
-        let listed = if adds { Some(self.list(study, images).await?) } else { None };
+        let listed = if adds { Some(put_segment(&self.intakes, study, images).await?) } else { None };
         let replaced = old_digest.filter(|old| listed.as_ref().is_some_and(|listed| listed.segment != *old));
         let moved = Moved { listed, files: steps.iter().map(|step| step.file.clone()).collect() };
         self.intakes.write(study, Some(&moved)).await?;
@@ -183,19 +186,6 @@ impl Mover {
         steps
     }
 
-    /// Writes the segment.
-    async fn list(&self, study: &StudyKey, images: Images) -> Result<Listed, Error> {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (stored, quarantined) = (count(images.instances().count()), count(images.quarantined.len()));
-        let bytes = images.instances().map(|(_, _, instance)| instance.size).sum();
-        let node = self.intakes.node.clone();
-        let document = Segment { study: study.study.clone(), node, images }.encode();
-        let segment = Digest::of(&document);
-        let path = path::segment(&study.tenant, &study.study, &self.intakes.node, &segment);
-        self.intakes.blobs.put_new(&path, document.into()).await?;
-        Ok(Listed { segment, stored, bytes, quarantined })
-    }
-
     /// Removes the spool's copies, and the segment that the new one replaces. What fails here costs space only: a copy that
     /// is left is found to be a repeat at the next start.
     async fn let_go(&self, study: &StudyKey, steps: &[Step], old: Option<Digest>) -> Result<(), Error> {
@@ -253,6 +243,22 @@ impl Mover {
             Manifest::decode(&bytes).map_err(|source| Error::Document { what: "a manifest", source })?;
         Ok(Some(manifest))
     }
+}
+
+/// Writes this node's segment of a study.
+pub(crate) async fn put_segment(
+    intakes: &Intakes,
+    study: &StudyKey,
+    images: Images,
+) -> Result<Listed, Error> {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let (stored, quarantined) = (count(images.instances().count()), count(images.quarantined.len()));
+    let bytes = images.instances().map(|(_, _, instance)| instance.size).sum();
+    let document = Segment { study: study.study.clone(), node: intakes.node.clone(), images }.encode();
+    let segment = Digest::of(&document);
+    let path = path::segment(&study.tenant, &study.study, &intakes.node, &segment);
+    intakes.blobs.put_new(&path, document.into()).await?;
+    Ok(Listed { segment, stored, bytes, quarantined })
 }
 
 /// Where an instance has to be put; `None` where it is.

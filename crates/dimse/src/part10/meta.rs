@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use dicom_core::{Tag, VR, header::Header as _};
 use dicom_dictionary_std::tags;
 use dicom_encoding::decode::{Decode as _, explicit_le::ExplicitVRLittleEndianDecoder};
-use isocenter_domain::id::{Id, IdKind, InstanceUid, SopClassUid, TransferSyntaxUid};
+use isocenter_domain::id::{AeTitle, Id, IdKind, InstanceUid, SopClassUid, TransferSyntaxUid};
 
 use super::InspectError;
 
@@ -21,6 +21,8 @@ pub struct FileMeta {
     pub sop_instance: InstanceUid,
     /// Transfer Syntax UID (0002,0010).
     pub transfer_syntax: TransferSyntaxUid,
+    /// Source Application Entity Title (0002,0016), which is optional; `None` where it is no title.
+    pub source: Option<AeTitle>,
     /// Where in the file the data set begins.
     pub data_set_offset: u64,
 }
@@ -42,7 +44,7 @@ impl FileMeta {
             return Err(InspectError::NotPart10);
         }
         let mut position = 132;
-        let (mut class, mut instance, mut syntax) = (None, None, None);
+        let (mut class, mut instance, mut syntax, mut calling) = (None, None, None, None);
         let mut last = tags::FILE_META_INFORMATION_GROUP_LENGTH;
         while in_meta_group(source)? {
             let (tag, value) = element(source, &mut position, last)?;
@@ -51,6 +53,9 @@ impl FileMeta {
                 tags::MEDIA_STORAGE_SOP_CLASS_UID => class = Some(uid(tag, &value)?),
                 tags::MEDIA_STORAGE_SOP_INSTANCE_UID => instance = Some(uid(tag, &value)?),
                 tags::TRANSFER_SYNTAX_UID => syntax = Some(uid(tag, &value)?),
+                tags::SOURCE_APPLICATION_ENTITY_TITLE => {
+                    calling = String::from_utf8_lossy(&value).trim_matches(['\0', ' ']).parse().ok();
+                }
                 _ => {}
             }
         }
@@ -58,6 +63,7 @@ impl FileMeta {
             sop_class: class.ok_or(InspectError::Missing(tags::MEDIA_STORAGE_SOP_CLASS_UID))?,
             sop_instance: instance.ok_or(InspectError::Missing(tags::MEDIA_STORAGE_SOP_INSTANCE_UID))?,
             transfer_syntax: syntax.ok_or(InspectError::Missing(tags::TRANSFER_SYNTAX_UID))?,
+            source: calling,
             data_set_offset: position,
         })
     }

@@ -142,15 +142,19 @@ pub(super) fn read_snapshot(mut b: Bytes) -> Option<Snapshot> {
     for _ in 0..get_len(b)? {
         leases.push((LeaseId(b.try_get_i64_le().ok()?), Duration::from_secs(b.try_get_u64_le().ok()?)));
     }
-    let mut chains = BTreeMap::new();
+    let mut chains = Vec::new();
     for _ in 0..get_len(b)? {
         let key = get_key(b)?;
-        let mut chain = Vec::new();
-        for _ in 0..get_len(b)? {
+        let versions = get_len(b)?;
+        // Most keys have one version, for which a vector that grows would take the room of four.
+        let mut chain = Vec::with_capacity(versions.min(b.remaining()));
+        for _ in 0..versions {
             chain.push(version(b)?);
         }
-        chains.insert(key, chain);
+        chains.push((key, chain));
     }
+    // In order already, which is the fastest way to make a map.
+    let chains = chains.into_iter().collect();
     (!b.has_remaining()).then_some(Snapshot { revision, compacted, next_lease, leases, chains })
 }
 

@@ -305,7 +305,8 @@ impl State {
             Change::Put { key, value, lease } => (key, Some(value.clone()), *lease),
             Change::Delete { key } => (key, None, None),
         };
-        let chain = self.chains.entry(key.clone()).or_default();
+        // Many keys are put once, for which a vector that grows would take the room of four versions.
+        let chain = self.chains.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
         let before = chain.last().filter(|v| v.value.is_some());
         let version = Version {
             mod_revision: revision,

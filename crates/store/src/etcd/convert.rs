@@ -6,7 +6,8 @@ use etcd_client::{CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp, TxnOp
 use crate::{
     Error,
     kv::{
-        Answer, Compare, Key, KeyValue, LeaseId, Op, Range, Revision, Target, Txn, TxnAnswer, lease_number,
+        Answer, Compare, Key, KeyValue, LeaseId, Listing, Op, Range, Revision, Target, Txn, TxnAnswer,
+        lease_number,
     },
 };
 
@@ -90,6 +91,18 @@ pub(super) fn txn_answer(answer: &etcd_client::TxnResponse) -> Result<TxnAnswer,
         }
     }
     Ok(TxnAnswer { succeeded: answer.succeeded(), revision: revision(answer.header())?, reads })
+}
+
+/// What a transaction of reads has read.
+pub(super) fn listings(answer: &etcd_client::TxnResponse) -> Result<Vec<Listing>, Error> {
+    let revision = revision(answer.header())?;
+    let mut listings = Vec::new();
+    for response in answer.op_responses() {
+        if let TxnOpResponse::Get(get) = response {
+            listings.push(Listing { items: key_values(get.kvs())?, revision, more: get.more() });
+        }
+    }
+    Ok(listings)
 }
 
 pub(super) fn revision(header: Option<&etcd_client::ResponseHeader>) -> Result<Revision, Error> {

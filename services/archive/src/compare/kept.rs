@@ -251,7 +251,9 @@ impl Comparer {
                 let remedy = if self.has_head(&key).await? {
                     Remedy::Project
                 } else {
-                    Remedy::Person("the store has lost it: send the study again, or restore the store")
+                    Remedy::Person(
+                        "the store has lost it: restart the nodes that receive, or send the study again",
+                    )
                 };
                 compared.differs(Subject::Study, text(&key), "a live record, or closed", found, remedy);
                 lost.insert(key.study);

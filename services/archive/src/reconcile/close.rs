@@ -4,10 +4,16 @@ use std::sync::Arc;
 
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
+    Time,
     document::{Event, Head, Manifest, Segment},
     key::{RecordKey as _, StudyKey, text},
-    record::{RecordKind, case::CaseEvent, study::StudyEvent},
-    stage::{Stage, stage},
+    record::{
+        RecordKind,
+        case::CaseEvent,
+        delivery::DeliveryState,
+        study::{Study, StudyEvent},
+    },
+    stage::{Records, Stage, stage},
 };
 use isocenter_reconcile::{Failed, Outcome, Reconciler};
 use isocenter_runtime::telemetry::trace::joined;
@@ -62,8 +68,17 @@ impl Reconciler for Closer {
     async fn reconcile(&self, key: &StudyKey) -> Result<Outcome, Failed> {
         // The mirrors answer for most studies that nothing is to be done; a terminal one is loaded and looked at closely.
         let records = gather(&self.mirrors, key);
-        if !matches!(stage(&records), Some(Stage::Delivered | Stage::NothingToRead)) {
-            return Ok(Outcome::Done);
+        let wait = match stage(&records) {
+            Some(Stage::Delivered) => self.grace.delivered,
+            Some(Stage::NothingToRead) => self.grace.unread,
+            _ => return Ok(Outcome::Done),
+        };
+        // The study itself is as old as that at least. To load the whole unit costs ten reads, and each change of one that is
+        // delivered wakes it.
+        let quiet_since = self.mirrors.of::<Study>().get(key).map_or(Time::ZERO, |s| s.head.updated_at);
+        let due = quiet_since.max(last_accepted(&records)).plus(wait);
+        if self.tables.clock().now() < due {
+            return Ok(Outcome::At(due));
         }
         Ok(self.consider(key).await?)
     }
@@ -191,6 +206,19 @@ impl Closer {
         tracing::info!(studies, records = unit.size(), "closed");
         Ok(())
     }
+}
+
+/// When the last report was accepted.
+fn last_accepted(records: &Records) -> Time {
+    let accepted = records.deliveries.iter().filter_map(|delivery| match delivery.state {
+        DeliveryState::ApplicationAccepted { at } => Some(at),
+        DeliveryState::Viewed { accepted, .. } => Some(accepted),
+        DeliveryState::Pending
+        | DeliveryState::Sent { .. }
+        | DeliveryState::Retrying { .. }
+        | DeliveryState::DeadLetter { .. } => None,
+    });
+    accepted.max().unwrap_or(Time::ZERO)
 }
 
 /// The records whose last event the event of a closed study or case stands for as well: key and value, as the head that it

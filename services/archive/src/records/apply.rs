@@ -1,16 +1,16 @@
 //! From journal entries to tables. Applying again, in any order, changes nothing: a record goes only upward.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isocenter_blobs::{BlobPath, Blobs, path};
 use isocenter_domain::{
-    document::{JournalEntry, Manifest},
+    document::{Event, JournalEntry, Manifest},
     key::{StudyKey, text},
     record::RecordKind,
     refs::Digest,
 };
 use isocenter_wire::document::Stored as _;
-use sqlx::{Any, Row as _, Transaction};
+use sqlx::{Any, AssertSqlSafe, Row as _, Transaction};
 
 use super::{Records, number, project, query};
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     group::Group,
     item::{About, Item, Kept, kind},
 };
+
+/// Records asked after in one statement.
+const KEYS: usize = 256;
 
 /// What became of some entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +58,9 @@ impl Records {
             let _writer = self.writers.acquire().await;
             let mut tx = self.begin().await?;
             take_turn(&mut tx, group).await?;
+            let mut known = Known::of(&mut tx, entries).await?;
             for entry in entries {
-                apply_one(&mut tx, &manifests, entry, &mut applied).await?;
+                apply_one(&mut tx, &manifests, &mut known, entry, &mut applied).await?;
             }
             let tail = "INSERT INTO rebuild_tail (object) SELECT $1 WHERE EXISTS (SELECT 1 FROM rebuilding)
                  ON CONFLICT (object) DO NOTHING";
@@ -125,17 +129,81 @@ pub(super) async fn take_turn(tx: &mut Transaction<'static, Any>, group: Group) 
     Ok(())
 }
 
-async fn apply_one(
+/// What the tables had of a batch's records before, and what this transaction has done to them: a statement for each batch in
+/// the place of three for each event.
+#[derive(Default)]
+struct Known<'a> {
+    /// The highest counter of each record's events, and where that event stands in the order of events.
+    last: BTreeMap<String, (u64, i64)>,
+    /// The value of each record that was held against the tables, with its counter: the events of one batch bear one value
+    /// mostly.
+    gated: BTreeMap<&'a str, (u64, &'a [u8])>,
+}
+
+impl<'a> Known<'a> {
+    async fn of(tx: &mut Transaction<'static, Any>, entries: &[JournalEntry]) -> Result<Self, Error> {
+        let keys: BTreeSet<&str> = entries.iter().map(|entry| entry.event.key.as_str()).collect();
+        let mut known = Self::default();
+        for keys in keys.into_iter().collect::<Vec<_>>().chunks(KEYS) {
+            let places: Vec<_> = (1..=keys.len()).map(|n| format!("${n}")).collect();
+            let text = format!(
+                "SELECT record_key, seq, ord FROM events AS one WHERE record_key IN ({})
+                 AND seq = (SELECT MAX(seq) FROM events WHERE record_key = one.record_key)",
+                places.join(", ")
+            );
+            let query = keys
+                .iter()
+                .fold(sqlx::query(AssertSqlSafe(text)), |query, key| query.bind((*key).to_owned()));
+            for row in query.fetch_all(&mut **tx).await? {
+                let (key, seq, ord): (String, i64, i64) =
+                    (row.try_get("record_key")?, row.try_get("seq")?, row.try_get("ord")?);
+                let seq = u64::try_from(seq).unwrap_or_default();
+                // Of a history that has forked two events bear the highest.
+                known.last.entry(key).and_modify(|last| last.1 = last.1.max(ord)).or_insert((seq, ord));
+            }
+        }
+        Ok(known)
+    }
+
+    /// Where the record's last event stands, if `entry` comes after all of them.
+    fn follows(&self, entry: &JournalEntry) -> Option<i64> {
+        match self.last.get(&entry.event.key) {
+            Some((seq, ord)) => (entry.event.seq > *seq).then_some(*ord),
+            None => Some(entry.event.at.0),
+        }
+    }
+
+    fn insert(&mut self, entry: &JournalEntry, ord: i64) {
+        self.last.insert(entry.event.key.clone(), (entry.event.seq, ord));
+    }
+
+    /// No event after one that stands at `ord` stands before it.
+    fn raised(&mut self, key: &str, ord: i64) {
+        if let Some(last) = self.last.get_mut(key) {
+            last.1 = last.1.max(ord);
+        }
+    }
+
+    /// Whether this value has been held against the tables already.
+    fn was_gated(&mut self, entry: &'a JournalEntry) -> bool {
+        let value = (entry.value_seq, entry.value.as_slice());
+        self.gated.insert(&entry.event.key, value) == Some(value)
+    }
+}
+
+async fn apply_one<'a>(
     tx: &mut Transaction<'static, Any>,
     manifests: &Manifests,
-    entry: &JournalEntry,
+    known: &mut Known<'a>,
+    entry: &'a JournalEntry,
     applied: &mut Applied,
 ) -> Result<(), Error> {
     let about = About::key(&entry.event.key);
     let for_ever = kind(&entry.event.key).is_some_and(RecordKind::counts_for_ever);
-    if insert_event(tx, &about, entry).await? {
+    let follows = known.follows(entry);
+    if insert_event(tx, &about, known, entry).await? {
         applied.events += 1;
-        if for_ever && events_at(tx, entry).await? > 1 {
+        if for_ever && follows.is_none() && events_at(tx, entry).await? > 1 {
             applied.forks += 1;
             alarm(entry, "two changes bear one counter");
         }
@@ -143,7 +211,7 @@ async fn apply_one(
     let gone = entry.value.is_empty();
     // That a record is gone says something only together with the event that closed it; any other event of a record
     // that was deleted since has been overtaken.
-    if !for_ever || (gone && entry.event.event != "closed") {
+    if !for_ever || (gone && entry.event.event != "closed") || (!gone && known.was_gated(entry)) {
         return Ok(());
     }
     let item = match Item::read(&entry.event.key, &entry.value) {
@@ -182,16 +250,14 @@ fn kind_name(entry: &JournalEntry) -> &str {
 async fn insert_event(
     tx: &mut Transaction<'static, Any>,
     about: &About,
+    known: &mut Known<'_>,
     entry: &JournalEntry,
 ) -> Result<bool, Error> {
     let event = &entry.event;
-    let around = "SELECT COALESCE((SELECT ord FROM events WHERE record_key = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1), $3)
-             AS before,
-         CAST(CASE WHEN EXISTS (SELECT 1 FROM events WHERE record_key = $1 AND seq > $2) THEN 1 ELSE 0 END AS BIGINT)
-             AS later";
-    let around = sqlx::query(around).bind(event.key.clone()).bind(number(event.seq)).bind(event.at.0);
-    let around = around.fetch_one(&mut **tx).await?;
-    let (before, later): (i64, i64) = (around.try_get("before")?, around.try_get("later")?);
+    let (before, later) = match known.follows(entry) {
+        Some(before) => (before, 0),
+        None => around(tx, event).await?,
+    };
     let ord = before.max(event.at.0);
     let inserted = sqlx::query(
         "INSERT INTO events (tenant, record_key, seq, op_id, kind, study, case_id, event, actor, reason, at, ord, trace)
@@ -212,13 +278,29 @@ async fn insert_event(
     .bind(ord)
     .bind(event.trace.clone());
     let new = inserted.execute(&mut **tx).await?.rows_affected() > 0;
+    if known.follows(entry).is_some() {
+        known.insert(entry, ord);
+    }
     if new && later > 0 {
         // Objects may be applied in any order, and the order of a record's events must not depend on it.
         let raise = "UPDATE events SET ord = $3 WHERE record_key = $1 AND seq > $2 AND ord < $3";
         let raise = sqlx::query(raise).bind(event.key.clone()).bind(number(event.seq)).bind(ord);
         raise.execute(&mut **tx).await?;
+        known.raised(&event.key, ord);
     }
     Ok(new)
+}
+
+/// Where the event before this one stands, and whether there are later ones, which is so where objects are applied in another
+/// order than they were written in.
+async fn around(tx: &mut Transaction<'static, Any>, event: &Event) -> Result<(i64, i64), Error> {
+    let around = "SELECT COALESCE((SELECT ord FROM events WHERE record_key = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1), $3)
+             AS before,
+         CAST(CASE WHEN EXISTS (SELECT 1 FROM events WHERE record_key = $1 AND seq > $2) THEN 1 ELSE 0 END AS BIGINT)
+             AS later";
+    let around = sqlx::query(around).bind(event.key.clone()).bind(number(event.seq)).bind(event.at.0);
+    let around = around.fetch_one(&mut **tx).await?;
+    Ok((around.try_get("before")?, around.try_get("later")?))
 }
 
 async fn events_at(tx: &mut Transaction<'static, Any>, entry: &JournalEntry) -> Result<i64, Error> {

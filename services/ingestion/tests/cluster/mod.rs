@@ -1,6 +1,7 @@
 //! Several nodes over one store and one folder of blobs: what they receive of one study becomes one study, whichever of them
 //! dies meanwhile.
 
+mod lost;
 mod outage;
 mod races;
 
