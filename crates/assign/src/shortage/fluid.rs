@@ -101,10 +101,7 @@ impl Fluid {
         let order = self.order(&groups);
         let mut left: Vec<Vec<u64>> = self.streams.iter().map(|stream| stream.cohorts.clone()).collect();
         let mut served = Served {
-            done: left
-                .iter()
-                .map(|cohorts| cohorts.iter().map(|w| (*w == 0).then_some(0)).collect())
-                .collect(),
+            done: left.iter().map(|cohorts| vec![None; cohorts.len()]).collect(),
             late: left.iter().map(|cohorts| vec![0; cohorts.len()]).collect(),
         };
         self.note_late(&mut served, &left, None);
