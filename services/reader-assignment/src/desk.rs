@@ -14,6 +14,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::task::Tasks;
 use isocenter_store::table::{Cause, Change, Stored, TableError, Tables};
+use tokio::sync::Semaphore;
 
 use crate::{
     board::Board,
@@ -36,6 +37,8 @@ pub(crate) struct Desk {
     pub blobs: Blobs,
     pub view: View,
     pub board: Arc<Board>,
+    /// Offers that are being committed.
+    pub flights: Arc<Semaphore>,
     pub leadership: Leadership,
     pub meters: Meters,
     pub tasks: Tasks,

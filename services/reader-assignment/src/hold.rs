@@ -124,7 +124,9 @@ impl Desk {
     ) -> Result<(), Error> {
         let entry = self.tables.load::<Entry>(&reader_key(&ask.key.tenant, &ask.reader)).await?;
         let Some(entry) = entry else { return Err(Error::NOT_REGISTERED) };
-        let Some(profile) = self.view.people.of(&entry, &self.view.ledger) else { return Err(Error::NOT_REGISTERED) };
+        let Some(profile) = self.view.people.of(&entry, &self.view.ledger) else {
+            return Err(Error::NOT_REGISTERED);
+        };
         filter::openable(&self.item(read, case), &profile, self.now()).map_err(Error::Rejected)?;
         change.unchanged(&entry);
         Ok(())

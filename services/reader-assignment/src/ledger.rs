@@ -102,8 +102,7 @@ impl Inner {
         if opener != *reader {
             return;
         }
-        let seen =
-            Observation { reader: opener, exam, opened_at, signed_at: at, suspended: Duration::ZERO };
+        let seen = Observation { reader: opener, exam, opened_at, signed_at: at, suspended: Duration::ZERO };
         if let Err(absurd) = self.of(&key.tenant).observe(&seen) {
             tracing::debug!(error = %absurd, "nothing is learnt from how long a read took");
         }

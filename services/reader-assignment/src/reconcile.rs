@@ -165,15 +165,23 @@ impl Desk {
                 () = self.view.synced() => {}
             }
             // First the changes, then everything: what changes between the two is in the changes.
-            let mut changes = self.view.changes();
+            let (mut changes, mut registry) = (self.view.changes(), self.view.registry.changes());
+            self.view.people.learn(&self.view.registry);
             self.board.refresh_all(&self.view);
             loop {
-                let changed = tokio::select! {
+                tokio::select! {
                     () = ended.cancelled() => return,
-                    changed = changes.next() => changed,
-                };
-                let Some(key) = changed else { break };
-                self.board.refresh(&self.view, &key);
+                    changed = changes.next() => match changed {
+                        Some(key) => self.board.refresh(&self.view, &key),
+                        None => break,
+                    },
+                    entry = registry.next() => match entry {
+                        // Conflicts of interest and overflow concern reads that wait already.
+                        Some(_) if self.view.people.learn(&self.view.registry) => self.board.refresh_all(&self.view),
+                        Some(_) => {}
+                        None => break,
+                    },
+                }
             }
             // The mirrors of a process that stops end at once, again and again.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;

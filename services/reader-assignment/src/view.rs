@@ -1,6 +1,6 @@
 //! What the mirrors know: caches that may be a moment old. Nothing is written on their word alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_assign::{Holding as Held, Item, ReaderProfile, overflow};
@@ -133,9 +133,9 @@ impl View {
         let reads = self.reads_of(&CaseKey { tenant: tenant.clone(), case: case.clone() });
         let first = reads.values().next()?;
         match &first.record.state {
-            ReadState::Offered { reader, .. } | ReadState::Open { reader, .. } | ReadState::Signed { reader, .. } => {
-                Some(reader.clone())
-            }
+            ReadState::Offered { reader, .. }
+            | ReadState::Open { reader, .. }
+            | ReadState::Signed { reader, .. } => Some(reader.clone()),
             ReadState::Waiting => None,
         }
     }
@@ -151,6 +151,12 @@ impl View {
         let entries = self.registry.all();
         let of_tenant = entries.iter().filter(|entry| entry.key.tenant == *tenant);
         of_tenant.filter_map(|entry| self.filled(entry)).collect()
+    }
+
+    /// How long a reader will work from a time on: by the roster, or, without one, whoever is present now.
+    pub fn works(&self, tenant: &TenantId, reader: &ReaderProfile, from: Time, lasts: Duration) -> Duration {
+        let rostered = self.people.works(&reader_key(tenant, &reader.id), from, lasts);
+        rostered.unwrap_or(if reader.present { lasts } else { Duration::ZERO })
     }
 
     fn filled(&self, entry: &Stored<Entry>) -> Option<ReaderProfile> {

@@ -97,7 +97,12 @@ pub(super) fn case(members: &[u32]) -> Case {
         class: "ROUTINE".parse().unwrap(),
         complete_at: Time(1_000_000),
         deadline: Duration::from_secs(3_600),
-        urgency: isocenter_domain::record::case::Urgency { weight: 2, critical: 40, prior_ppm: 15_000, next_up: true },
+        urgency: isocenter_domain::record::case::Urgency {
+            weight: 2,
+            critical: 40,
+            prior_ppm: 15_000,
+            next_up: true,
+        },
         orphan_after: Duration::from_secs(600),
         pools: vec!["general".parse().unwrap()],
         destinations: vec!["north".parse().unwrap()],
