@@ -294,7 +294,7 @@ impl Read {
 /// a reader can never have two open reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// The standing offer.
+    /// The standing offer; a reader who has a read open may have one besides.
     pub offered: Option<ReadId>,
     /// The open read.
     pub open: Option<ReadId>,
@@ -310,8 +310,8 @@ impl Holding {
         let illegal = |state, event, why| Illegal { record: "holding", state, event, why };
         match effect {
             ReadEffect::HoldOffered(_) => {
-                if self.open.is_some() || self.offered.as_ref().is_some_and(|offered| offered != read) {
-                    return Err(illegal("occupied", "offered", "the reader has another read in hand"));
+                if self.offered.as_ref().is_some_and(|offered| offered != read) {
+                    return Err(illegal("occupied", "offered", "the reader has another offer"));
                 }
                 self.offered = Some(read.clone());
             }

@@ -263,7 +263,7 @@ async fn register(channel: Channel, receiver: &Receiver, readers: u32) -> Result
     let mut registry = RegistryClient::new(channel);
     let mut entries = vec![
         Entry::Site(Site { site_id: SITE.into(), ae_titles: vec![CALLING.into()], ..Site::default() }),
-        Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into() }),
+        Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into(), ..Pool::default() }),
         Entry::Destination(Destination {
             destination_id: SITE.into(),
             mllp: receiver.address().to_string(),
@@ -278,6 +278,7 @@ async fn register(channel: Channel, receiver: &Receiver, readers: u32) -> Result
             skills: vec![Skill { modality: "*".into(), body_part: "*".into() }],
             site_ids: vec!["*".into()],
             pool_ids: vec![POOL.into()],
+            ..Reader::default()
         })
     }));
     for entry in entries {

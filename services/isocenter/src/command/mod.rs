@@ -9,6 +9,7 @@ pub mod reconcile;
 pub mod records;
 pub mod registry;
 pub mod restore;
+mod roster;
 pub mod study;
 
 use std::path::PathBuf;
