@@ -33,6 +33,15 @@ pub fn timestamp(time: isocenter_domain::Time) -> Timestamp {
     Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }
 
+/// A time as gRPC carried it; an error where it is none.
+pub fn time(t: &Timestamp, field: &'static str) -> Result<isocenter_domain::Time, Malformed> {
+    let micros = t.seconds.checked_mul(1_000_000).and_then(|s| s.checked_add(i64::from(t.nanos) / 1_000));
+    match micros {
+        Some(micros) if (0..1_000_000_000).contains(&t.nanos) => Ok(isocenter_domain::Time(micros)),
+        Some(_) | None => Err(Malformed::new(field, "is not a time")),
+    }
+}
+
 /// A duration as gRPC carries it, saturating.
 #[must_use]
 pub fn duration(d: std::time::Duration) -> Duration {

@@ -10,7 +10,7 @@ use isocenter_domain::{
     Time,
     id::{ReadId, TenantId},
     key::{CaseKey, HoldingKey, ReadKey},
-    record::{case::CaseState, read::ReadState},
+    record::case::CaseState,
 };
 use isocenter_store::Revision;
 use parking_lot::Mutex;
@@ -64,7 +64,7 @@ impl Board {
                 if !behind {
                     inner.floors.remove(&read.key);
                 }
-                if behind || read.record.state != ReadState::Waiting || inner.reads.contains(&read.key) {
+                if behind || !read.record.is_queued() || inner.reads.contains(&read.key) {
                     continue;
                 }
                 let item = view.item(&read.key, &read.record, &case.record);

@@ -5,7 +5,10 @@
 //! signing are compare-and-swap anywhere. A read and its holder's hands are always changed in one transaction, which is
 //! why a read is open with one reader at most and a reader has one read open at most.
 
+mod ask;
+mod basis;
 mod board;
+mod calls;
 mod config;
 mod desk;
 mod error;
@@ -22,7 +25,10 @@ mod rpc;
 mod session;
 mod show;
 mod sign;
+mod tally;
+mod transfer;
 mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -44,6 +50,7 @@ use crate::{
     presence::Presence,
     reconcile::{Cases, Lead},
     rpc::Rpc,
+    tally::Tally,
     view::View,
 };
 pub use crate::{config::Config, error::Error};
@@ -95,8 +102,8 @@ impl Service {
         let (leadership, campaign) =
             Leadership::new(Arc::clone(tables.kv()), Arc::clone(tables.clock()), &address, config.presence.0);
         let meters = Meters::new(&metrics);
-        let board = Arc::new(Board::default());
-        let desk = Desk { config, tables, blobs, view, board, leadership, meters, tasks };
+        let (board, tally) = (Arc::new(Board::default()), Tally::new(&metrics));
+        let desk = Desk { config, tables, blobs, view, board, leadership, meters, tally, tasks };
         Ok(Self { desk: Arc::new(desk), nodes, shares, campaign, hooks: Hooks::new(&metrics) })
     }
 

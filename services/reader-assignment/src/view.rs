@@ -14,13 +14,19 @@ use isocenter_domain::{
         case::Case,
         plan::Plan,
         read::{Holding, Read},
-        registry::{Entry, Reader},
+        registry::{Entry, Grade, Reader},
         study::Study,
     },
 };
 use isocenter_store::table::{Mirror, Mirrors, Stored, owner_range};
 
-use crate::{plan::item, presence::Presence};
+use crate::{
+    plan::{
+        apart::{self, Barred},
+        item,
+    },
+    presence::Presence,
+};
 
 /// The mirrors that this role reads.
 #[derive(Clone, Debug)]
@@ -95,7 +101,40 @@ impl View {
 
     /// The read as the queue sees it.
     pub fn item(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
-        item::item(&key.read, read, case, self.probability(&key.tenant, case))
+        // What AI saw says nothing of how urgent a peer's review is.
+        let p = read.kind.is_clinical().then(|| self.probability(&key.tenant, case)).flatten();
+        self.barring(key, read, item::item(&key.read, read, case, p))
+    }
+
+    /// The same, for what asks who may have it and not where it stands.
+    pub fn item_without_ai(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
+        self.barring(key, read, item::item(&key.read, read, case, None))
+    }
+
+    fn barring(&self, key: &ReadKey, read: &Read, mut item: Item) -> Item {
+        item.excluded.extend(self.barred(key, read).into_keys());
+        if read.needs_attending() {
+            let entries = self.registry.all();
+            let residents = entries.iter().filter(|entry| entry.key.tenant == key.tenant).filter(
+                |entry| matches!(&entry.record, Entry::Reader(reader) if reader.grade == Grade::Resident),
+            );
+            item.excluded.extend(residents.filter_map(|entry| match &entry.key.item {
+                RegistryItem::Reader(id) => Some(id.clone()),
+                RegistryItem::Site(_)
+                | RegistryItem::Pool(_)
+                | RegistryItem::Ai(_)
+                | RegistryItem::Destination(_) => None,
+            }));
+        }
+        item
+    }
+
+    /// Who may not have a read, and why, by what the mirrors know of the other reads of its case.
+    pub fn barred(&self, key: &ReadKey, read: &Read) -> BTreeMap<ReaderId, Barred> {
+        let others = self.reads_of(&case_key(key));
+        let mut reads: BTreeMap<u32, &Read> = others.iter().map(|(n, other)| (*n, &other.record)).collect();
+        reads.insert(key.read.n, read);
+        apart::barred(key.read.n, &reads)
     }
 
     /// A reader's profile with presence and hands as the mirrors have them; `None` where the registry has none.
@@ -128,7 +167,7 @@ impl View {
             holding: Held {
                 offered: u32::from(holding.offered.is_some()),
                 open: u32::from(holding.open.is_some()),
-                suspended: 0,
+                suspended: u32::try_from(holding.suspended.len()).unwrap_or(u32::MAX),
             },
             ..item::profile(reader, registered)
         }

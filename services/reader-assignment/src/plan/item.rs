@@ -22,7 +22,7 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
         read: id.clone(),
         class: case.class.clone(),
         complete_at,
-        virtual_due: virtual_due(complete_at, case.deadline, case.ai_credit, p),
+        virtual_due: virtual_due(complete_at, due_at(read, case).since(complete_at), case.ai_credit, p),
         deadline_at: due_at(read, case),
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
         needs: Needs::new(&case.modalities, &case.body_part, case.site.clone(), case.pools.clone()),
@@ -32,7 +32,7 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
 
 /// When a read should be signed.
 pub(crate) fn due_at(read: &Read, case: &Case) -> Time {
-    read.waiting_since.plus(case.deadline)
+    read.due_at(case.deadline)
 }
 
 /// A registered reader's profile, absent and with empty hands.

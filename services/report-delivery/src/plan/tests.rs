@@ -39,6 +39,7 @@ fn case(destinations: &[&str]) -> Case {
         body_part: String::new(),
         patient: None,
         accession: Ref([3; 16]),
+        reading: isocenter_domain::record::case::Reading::default(),
     }
 }
 
@@ -50,6 +51,7 @@ fn report(n: u32, signed_at: Time) -> Report {
         signed_at,
         studies: Vec::new(),
         replaces: None,
+        about: None,
         request_id: "r".into(),
     }
 }

@@ -255,6 +255,7 @@ impl Bench {
             body_part: "CHEST".into(),
             patient: None,
             accession,
+            reading: isocenter_domain::record::case::Reading::default(),
         };
         let key = CaseKey { tenant: tenant(), case: report_key(case, 1).read.case };
         let mut change = self.tables.change(Cause::role("routing"));
@@ -282,6 +283,7 @@ impl Bench {
             signed_at: change.now(),
             studies: vec![StudyRevision { study: study(case), revision: 1 }],
             replaces: (n > 1).then_some(n - 1),
+            about: None,
             request_id: format!("sign-{case}-{n}"),
         };
         change.create(&report_key(case, n), &report, "signed", &self.trace);

@@ -122,6 +122,7 @@ fn ready(subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
         body_part: study.facts.body_part.clone(),
         patient: study.facts.patient,
         accession: study.facts.accession.unwrap_or(*own),
+        reading: isocenter_domain::record::case::Reading::default(),
     }
 }
 

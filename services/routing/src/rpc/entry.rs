@@ -5,7 +5,7 @@ use std::time::Duration;
 use isocenter_domain::{
     id::{Id, IdKind},
     key::RegistryItem,
-    record::registry::{AiService, Destination, Entry, Pool, Reader, Site, Sites, Skill, Via},
+    record::registry::{AiService, Destination, Entry, Grade, Pool, Reader, Site, Sites, Skill, Via},
 };
 use isocenter_runtime::status::Answer;
 use isocenter_wire::{
@@ -94,7 +94,7 @@ fn reader(r: v1::Reader) -> Result<Reader, Status> {
         sites => Sites::Some(ids(sites, "entry.reader.site_ids")?),
     };
     let pools = ids(&r.pool_ids, "entry.reader.pool_ids")?;
-    Ok(Reader { skills, sites, pools })
+    Ok(Reader { skills, sites, pools, grade: Grade::Attending })
 }
 
 fn ai_service(a: v1::AiService) -> Result<AiService, Status> {
