@@ -119,19 +119,25 @@ fn planned(records: &Records, plan: &Plan) -> Stage {
     if records.case == Some(CaseState::Closed) {
         return Stage::Closed;
     }
-    if records.reads.is_empty() {
+    // What a peer's review concludes is nothing that the patient waits for.
+    let reads: Vec<&Read> = records.reads.iter().filter(|read| read.kind.is_clinical()).collect();
+    if reads.is_empty() {
         return Stage::Routed;
     }
-    if records.reads.iter().any(|read| matches!(read.state, ReadState::Open { .. })) {
+    if reads.iter().any(|read| read.is_live() && !read.is_queued() && !is_offered(read)) {
         return Stage::Reading;
     }
-    let unsigned = |read: &Read| matches!(read.state, ReadState::Waiting | ReadState::Offered { .. });
-    if records.reads.iter().any(unsigned) {
+    if reads.iter().any(|read| read.is_live()) {
         return Stage::WaitingForReader;
     }
     if records.deliveries.iter().any(|d| matches!(d.state, DeliveryState::DeadLetter { .. })) {
         return Stage::Undeliverable;
     }
     let accepted = records.deliveries.iter().filter(|d| d.settled()).count();
-    if accepted == records.reads.len() * records.destinations { Stage::Delivered } else { Stage::Reported }
+    let released: usize = reads.iter().map(|read| read.released()).sum();
+    if accepted == released * records.destinations { Stage::Delivered } else { Stage::Reported }
+}
+
+fn is_offered(read: &Read) -> bool {
+    matches!(read.state, ReadState::Offered { .. })
 }

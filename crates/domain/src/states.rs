@@ -8,7 +8,9 @@ use crate::{
         ai_task::{AiAnswer, AiFailure, AiTask, AiTaskEvent, AiTaskState, SkipReason},
         case::{CaseEvent, CaseState},
         delivery::{Delivery, DeliveryEvent, DeliveryState},
-        read::{Read, ReadEvent, ReadKind, ReadState, ReturnReason},
+        read::{
+            Insufficiency, Preliminary, Read, ReadEvent, ReadKind, ReadState, ReturnReason, SuspendReason,
+        },
         report::{ReportKind, StudyRevision},
         study::{Evidence, Facts, Study, StudyEvent, StudyState},
     },
@@ -58,7 +60,13 @@ pub fn render() -> String {
         &sample.read_events(),
         |r| r.state.name(),
         ReadEvent::name,
-        |r, e| r.transition(e, sample.later).ok().map(|(r, _)| r.state.name()),
+        |mut r, e| {
+            if e == ReadEvent::Cancelled {
+                // Of the kinds that have it.
+                r.kind = ReadKind::Consultation;
+            }
+            r.transition(e, sample.later).ok().map(|(r, _)| r.state.name())
+        },
     );
     table(
         &mut page,
@@ -201,33 +209,99 @@ impl Samples {
         ]
     }
 
+    /// In a kind that every event is possible for, but where only a first read or a final one has it.
     fn reads(&self) -> Vec<Read> {
         let waiting = Read::waiting(ReadKind::Primary, self.start);
         let (reader, token, studies) = (self.reader.clone(), self.token.clone(), self.studies.clone());
-        [
-            ReadState::Waiting,
-            ReadState::Offered { reader: reader.clone(), until: self.deadline },
-            ReadState::Open { reader: reader.clone(), token, since: self.start, studies: studies.clone() },
-            ReadState::Signed { reader, at: self.start, version: 1, studies },
+        let (since, until, reason) = (self.start, self.deadline, SuspendReason::Interrupted);
+        let insufficient = Insufficiency::Motion;
+        let resident = Preliminary {
+            reader: "resident".parse().expect("a name"),
+            at: self.start,
+            version: 1,
+            studies: studies.clone(),
+        };
+        let state = |state| Read { state, ..waiting.clone() };
+        vec![
+            state(ReadState::Waiting),
+            Read { preliminary: Some(resident), ..state(ReadState::AwaitingFinal) },
+            state(ReadState::Offered { reader: reader.clone(), until }),
+            state(ReadState::Open {
+                reader: reader.clone(),
+                token: token.clone(),
+                since,
+                studies: studies.clone(),
+            }),
+            state(ReadState::Suspended {
+                reader: reader.clone(),
+                token,
+                reason,
+                since,
+                until,
+                studies: studies.clone(),
+            }),
+            state(ReadState::Signed {
+                reader: reader.clone(),
+                at: since,
+                version: 1,
+                studies: studies.clone(),
+            }),
+            state(ReadState::NonDiagnostic {
+                reader,
+                at: since,
+                version: 1,
+                studies,
+                reason: insufficient,
+                repeat: true,
+            }),
+            state(ReadState::Cancelled { at: since }),
         ]
-        .into_iter()
-        .map(|state| Read { state, ..waiting.clone() })
-        .collect()
     }
 
     fn read_events(&self) -> Vec<ReadEvent> {
         let (reader, token, studies) = (self.reader.clone(), self.token.clone(), self.studies.clone());
+        let (other, until) = (|| "other".parse().expect("a name"), self.deadline);
         vec![
-            ReadEvent::Offered { reader: reader.clone(), until: self.deadline },
+            ReadEvent::Offered { reader: reader.clone(), until },
             ReadEvent::Lapsed,
             ReadEvent::Opened { reader: reader.clone(), token: token.clone(), studies: studies.clone() },
+            ReadEvent::OpenedByName { reader: other(), token: token.clone(), studies: studies.clone() },
+            ReadEvent::Suspended {
+                reader: reader.clone(),
+                token: token.clone(),
+                reason: SuspendReason::Interrupted,
+                until,
+            },
+            ReadEvent::Transferred { by: None, to: other(), until },
             ReadEvent::Returned {
                 reader: reader.clone(),
                 token: Some(token.clone()),
                 reason: ReturnReason::Interrupted,
             },
             ReadEvent::Reassigned,
-            ReadEvent::Signed { reader, token, version: 1, studies, newer_images: false },
+            ReadEvent::SignedPreliminary {
+                reader: reader.clone(),
+                token: token.clone(),
+                studies: studies.clone(),
+            },
+            ReadEvent::Signed {
+                reader: reader.clone(),
+                token: token.clone(),
+                version: 1,
+                studies: studies.clone(),
+                conclusion: None,
+                newer_images: false,
+            },
+            ReadEvent::DeclaredNonDiagnostic {
+                reader,
+                token,
+                version: 1,
+                studies,
+                reason: Insufficiency::Motion,
+                repeat: true,
+                conclusion: None,
+            },
+            ReadEvent::Cancelled,
             ReadEvent::DraftKept { body: self.digest },
         ]
     }
@@ -239,13 +313,14 @@ impl Samples {
             DeliveryState::Retrying { next: self.later, error: String::new() },
             DeliveryState::ApplicationAccepted { at: self.later },
             DeliveryState::Viewed { accepted: self.later, at: self.later, by: String::new() },
+            DeliveryState::Superseded { at: self.later },
             DeliveryState::DeadLetter { reason: String::new(), at: self.later },
         ]
         .into_iter()
         .map(|state| Delivery {
             state,
             message_id: "id".into(),
-            kind: ReportKind::Final,
+            kind: ReportKind::Preliminary,
             accession: Ref([0; 16]),
             signed_at: self.start,
             attempts: 0,
@@ -263,6 +338,7 @@ impl Samples {
             DeliveryEvent::NotAccepted { retry_at: self.later, error: String::new() },
             DeliveryEvent::Refused { reason: String::new() },
             DeliveryEvent::Lapsed,
+            DeliveryEvent::Superseded,
             DeliveryEvent::Replayed,
         ]
     }

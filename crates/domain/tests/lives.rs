@@ -8,7 +8,10 @@ use isocenter_domain::{
     id::{CaseId, ReadId, ReaderId},
     record::{
         delivery::{Delivery, DeliveryEvent, DeliveryState},
-        read::{Holding, Read, ReadEffect, ReadEvent, ReadKind, ReadState, ReturnReason},
+        read::{
+            Change, Conclusion, Holding, Insufficiency, Read, ReadEvent, ReadKind, ReadState, ReturnReason,
+            SuspendReason,
+        },
         report::{ReportKind, StudyRevision},
         study::{Evidence, Facts, Study, StudyEvent, StudyState},
     },
@@ -28,38 +31,57 @@ fn studies() -> Vec<StudyRevision> {
 
 /// An event by who and what; tokens are drawn from few, so that stale ones are common.
 fn read_event(kind: u8, who: usize, token: u8) -> ReadEvent {
-    let token = format!("t{}", token % 3);
-    match kind % 7 {
-        0 => ReadEvent::Offered { reader: reader(who), until: Time(9) },
+    let (by, token) = (reader(who), format!("t{}", token % 3));
+    match kind % KINDS {
+        0 => ReadEvent::Offered { reader: by, until: Time(9) },
         1 => ReadEvent::Lapsed,
-        2 => ReadEvent::Opened { reader: reader(who), token, studies: studies() },
-        3 => {
-            ReadEvent::Returned { reader: reader(who), token: Some(token), reason: ReturnReason::Interrupted }
-        }
+        2 => ReadEvent::Opened { reader: by, token, studies: studies() },
+        3 => ReadEvent::Returned { reader: by, token: Some(token), reason: ReturnReason::Interrupted },
         4 => ReadEvent::Reassigned,
         5 => ReadEvent::Signed {
-            reader: reader(who),
+            reader: by,
             token,
             version: 1,
             studies: studies(),
+            conclusion: None,
             newer_images: false,
         },
+        6 => ReadEvent::OpenedByName { reader: by, token, studies: studies() },
+        7 => {
+            ReadEvent::Suspended { reader: by, token, reason: SuspendReason::AwaitingPriors, until: Time(99) }
+        }
+        8 => ReadEvent::Transferred { by: None, to: by, until: Time(9) },
+        9 => ReadEvent::Transferred { by: Some((by, token)), to: reader(who + 1), until: Time(9) },
+        10 => ReadEvent::SignedPreliminary { reader: by, token, studies: studies() },
+        11 => ReadEvent::Signed {
+            reader: by,
+            token,
+            version: 2,
+            studies: studies(),
+            conclusion: Some(Conclusion::Final(Change::Minor)),
+            newer_images: false,
+        },
+        12 => ReadEvent::DeclaredNonDiagnostic {
+            reader: by,
+            token,
+            version: 1,
+            studies: studies(),
+            reason: Insufficiency::Motion,
+            repeat: true,
+            conclusion: None,
+        },
+        13 => ReadEvent::Cancelled,
         _ => ReadEvent::DraftKept { body: Digest([u8::try_from(who).unwrap_or(0); 32]) },
     }
 }
 
-fn reader_of(effect: &ReadEffect) -> Option<&ReaderId> {
-    match effect {
-        ReadEffect::HoldOffered(r) | ReadEffect::HoldOpen(r) | ReadEffect::Release(r) => Some(r),
-        ReadEffect::CreateReport | ReadEffect::CreateDiscrepancy => None,
-    }
-}
+const KINDS: u8 = 15;
 
 proptest! {
     /// Two reads, three readers, any events: a read is in the hands of one reader at most, a reader has one read open at most,
     /// a signed read never changes, and waiting keeps its age.
     #[test]
-    fn reads_and_holdings_agree(events in prop::collection::vec((0..2usize, 0..7u8, 0..3usize, 0..3u8), 0..80)) {
+    fn reads_and_holdings_agree(events in prop::collection::vec((0..2usize, 0..KINDS, 0..3usize, 0..3u8), 0..80)) {
         let case = CaseId::of(&"t".parse().unwrap(), &"1.2".parse().unwrap());
         let ids = [ReadId { case: case.clone(), n: 1 }, ReadId { case, n: 2 }];
         let mut reads = [Read::waiting(ReadKind::Primary, Time(1)), Read::waiting(ReadKind::Primary, Time(1))];
@@ -72,7 +94,7 @@ proptest! {
             let mut changed = holdings.clone();
             let mut refused = false;
             for effect in &effects {
-                let Some(who) = reader_of(effect) else { continue };
+                let Some(who) = effect.reader() else { continue };
                 let n = READERS.iter().position(|r| *r == who.as_str()).unwrap();
                 match changed[n].clone().apply(&ids[which], effect) {
                     Ok(holding) => changed[n] = holding,
@@ -82,16 +104,21 @@ proptest! {
             if refused {
                 continue;
             }
-            prop_assert!(!matches!(before.state, ReadState::Signed { .. }), "a signed read changed");
+            prop_assert!(before.is_live(), "a read that is done changed");
+            prop_assert!(before.preliminary.is_none() || next.preliminary == before.preliminary);
             (reads[which], holdings) = (next, changed);
             prop_assert_eq!(reads[which].waiting_since, Time(1));
             prop_assert!(reads[which].drafts.len() <= Read::MAX_DRAFTS);
             prop_assert!(reads[which].returns.len() <= Read::MAX_RETURNS);
             for (n, read) in reads.iter().enumerate() {
                 let holders: Vec<_> = (0..READERS.len())
-                    .filter(|r| holdings[*r].open.as_ref() == Some(&ids[n]) || holdings[*r].offered.as_ref() == Some(&ids[n]))
-                    .map(reader)
+                    .flat_map(|r| {
+                        let Holding { offered, open, suspended } = &holdings[r];
+                        let held = offered.iter().chain(open).chain(suspended);
+                        held.filter(|held| **held == ids[n]).map(move |_| reader(r))
+                    })
                     .collect();
+                prop_assert_eq!(read.preliminary.is_some() && read.state == ReadState::Waiting, false);
                 prop_assert_eq!(holders.iter().collect::<Vec<_>>(), read.holder().into_iter().collect::<Vec<_>>());
             }
         }

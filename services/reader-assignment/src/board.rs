@@ -11,7 +11,7 @@ use isocenter_domain::{
     Time,
     id::{ReadId, TenantId},
     key::{CaseKey, HoldingKey, ReadKey},
-    record::{case::CaseState, read::ReadState},
+    record::case::CaseState,
 };
 use isocenter_store::Revision;
 use parking_lot::Mutex;
@@ -96,12 +96,12 @@ impl Board {
         let mut shown = BTreeSet::new();
         if let Some(case) = &case {
             for read in reads.values() {
-                view.ledger.see(&read.key, &read.record.state, &item::needs(&case.record));
+                view.ledger.see(&read.key, &read.record, &item::needs(&case.record));
                 let behind = inner.floors.get(&read.key).is_some_and(|floor| read.mod_revision < *floor);
                 if !behind {
                     inner.floors.remove(&read.key);
                 }
-                if behind || read.record.state != ReadState::Waiting || inner.reads.contains(&read.key) {
+                if behind || !read.record.is_queued() || inner.reads.contains(&read.key) {
                     continue;
                 }
                 let (item, opens) = view.placed(&read.key, &read.record, &case.record);

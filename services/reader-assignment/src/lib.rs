@@ -6,7 +6,10 @@
 //! why a read is open with one reader at most and a reader has one read open at most.
 
 mod arrive;
+mod ask;
+mod basis;
 mod board;
+mod calls;
 mod config;
 mod desk;
 mod error;
@@ -27,7 +30,10 @@ mod rpc;
 mod session;
 mod show;
 mod sign;
+mod tally;
+mod transfer;
 mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -51,6 +57,7 @@ use crate::{
     presence::Presence,
     reconcile::{Cases, Lead},
     rpc::Rpc,
+    tally::Tally,
     view::View,
 };
 pub use crate::{config::Config, error::Error};
@@ -102,9 +109,9 @@ impl Service {
         let (leadership, campaign) =
             Leadership::new(Arc::clone(tables.kv()), Arc::clone(tables.clock()), &address, config.presence.0);
         let meters = Meters::new(&metrics);
-        let board = Arc::new(Board::default());
+        let (board, tally) = (Arc::new(Board::default()), Tally::new(&metrics));
         let flights = Arc::new(Semaphore::new(FLIGHTS));
-        let desk = Desk { config, tables, blobs, view, board, flights, leadership, meters, tasks };
+        let desk = Desk { config, tables, blobs, view, board, flights, leadership, meters, tally, tasks };
         Ok(Self { desk: Arc::new(desk), nodes, shares, campaign, hooks: Hooks::new(&metrics) })
     }
 

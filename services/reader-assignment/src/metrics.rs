@@ -159,18 +159,31 @@ impl Meters {
         self.parked.set(gauge(desk.board.parked(&desk.view, desk.now())));
         self.leader.set(i64::from(desk.leadership.fence().is_some()));
         let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);
+        let (mut awaiting, mut suspended) = (0, 0);
         for read in desk.view.reads.all() {
             match read.record.state {
                 ReadState::Waiting => waiting += 1,
+                ReadState::AwaitingFinal => awaiting += 1,
                 ReadState::Offered { .. } => offered += 1,
                 ReadState::Open { .. } => open += 1,
-                ReadState::Signed { .. } => signed += 1,
+                ReadState::Suspended { .. } => suspended += 1,
+                ReadState::Signed { .. } | ReadState::NonDiagnostic { .. } | ReadState::Cancelled { .. } => {
+                    signed += 1;
+                }
             }
         }
-        for (state, n) in [("waiting", waiting), ("offered", offered), ("open", open), ("signed", signed)] {
+        let states = [
+            ("waiting", waiting),
+            ("awaiting-final", awaiting),
+            ("offered", offered),
+            ("open", open),
+            ("suspended", suspended),
+            ("signed", signed),
+        ];
+        for (state, n) in states {
             self.reads.with_label_values(&[state]).set(n);
         }
-        // A reader has one read in hand at most, so that these are also the reads in hand.
+        // A reader has one offer and one open read at most, so that these are also the readers who have one.
         for (state, n) in
             [("present", gauge(desk.view.presence.count())), ("offered", offered), ("open", open)]
         {

@@ -217,7 +217,13 @@ impl Offers {
                 Ok(Some(self.desk.show(&read, &case.key, &case.record)))
             }
             // Opened since the hands were loaded.
-            ReadState::Waiting | ReadState::Open { .. } | ReadState::Signed { .. } => Ok(None),
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Open { .. }
+            | ReadState::Suspended { .. }
+            | ReadState::Signed { .. }
+            | ReadState::NonDiagnostic { .. }
+            | ReadState::Cancelled { .. } => Ok(None),
         }
     }
 
@@ -241,7 +247,7 @@ impl Offers {
         let read = self.desk.tables.load::<Read>(&key).await?;
         let case = self.desk.tables.load::<Case>(&crate::view::case_key(&key)).await?;
         let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
-        let fits = read.record.state == ReadState::Waiting
+        let fits = read.record.is_queued()
             && case.record.state == CaseState::Ready
             && may_have(&self.desk.item(&read, &case.record), profile, self.desk.now());
         if !fits {
@@ -286,7 +292,7 @@ impl Offers {
         let mut change = self.desk.tables.change(cause);
         let until = change.now().plus(lasts);
         let event = ReadEvent::Offered { reader: asking.reader.clone(), until };
-        self.desk.apply(&mut change, read, hands, event)?;
+        self.desk.apply(&mut change, read, &[hands], event)?;
         change.unchanged(case);
         change.require(fence.compare());
         let mod_revision = change.commit().await?;

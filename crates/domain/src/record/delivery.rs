@@ -38,6 +38,11 @@ pub enum DeliveryState {
         /// Who has seen it, by the receiver's own id for that person.
         by: String,
     },
+    /// It need not be sent any more: a later version of the same report says everything that it says.
+    Superseded {
+        /// Since when.
+        at: Time,
+    },
     /// Nothing but a person helps: the receiver refused it, or the schedule is over. It holds its lane, so that nothing
     /// later overtakes it.
     DeadLetter {
@@ -103,6 +108,8 @@ pub enum DeliveryEvent {
     },
     /// The claim's time passed and no sender said anything.
     Lapsed,
+    /// The final report follows a preliminary one that has not left yet.
+    Superseded,
     /// A person wants it sent again, under the same message id.
     Replayed,
 }
@@ -121,7 +128,9 @@ impl Delivery {
     #[must_use]
     pub const fn settled(&self) -> bool {
         match self.state {
-            DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => true,
+            DeliveryState::ApplicationAccepted { .. }
+            | DeliveryState::Viewed { .. }
+            | DeliveryState::Superseded { .. } => true,
             DeliveryState::Pending
             | DeliveryState::Sent { .. }
             | DeliveryState::Retrying { .. }
@@ -136,6 +145,7 @@ impl Delivery {
             DeliveryState::Sent { .. }
             | DeliveryState::ApplicationAccepted { .. }
             | DeliveryState::Viewed { .. }
+            | DeliveryState::Superseded { .. }
             | DeliveryState::DeadLetter { .. } => false,
         }
     }
@@ -161,6 +171,10 @@ impl Delivery {
                 waiting.then_some(S::Sent { until })
             }
             DeliveryEvent::Accepted => sent.then_some(S::ApplicationAccepted { at: now }),
+            DeliveryEvent::Superseded => {
+                let preliminary = self.kind == ReportKind::Preliminary;
+                (preliminary && (waiting || dead)).then_some(S::Superseded { at: now })
+            }
             DeliveryEvent::Acknowledged => (!settled).then_some(S::ApplicationAccepted { at: now }),
             DeliveryEvent::Viewed { by } => match self.state {
                 S::ApplicationAccepted { at } => Some(S::Viewed { accepted: at, at: now, by }),
@@ -168,6 +182,7 @@ impl Delivery {
                 | S::Sent { .. }
                 | S::Retrying { .. }
                 | S::Viewed { .. }
+                | S::Superseded { .. }
                 | S::DeadLetter { .. } => None,
             },
             DeliveryEvent::NotAccepted { retry_at, error } => {
@@ -199,6 +214,7 @@ impl Delivery {
             DeliveryState::Pending | DeliveryState::Retrying { .. } => "nobody is sending it",
             DeliveryState::Sent { .. } => "it is on its way",
             DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => "it was accepted",
+            DeliveryState::Superseded { .. } => "a later version has taken its place",
             DeliveryState::DeadLetter { .. } => "replay it first",
         };
         Illegal { record: "delivery", state: state.name(), event, why }
@@ -227,6 +243,7 @@ impl DeliveryState {
             Self::Retrying { .. } => "retrying",
             Self::ApplicationAccepted { .. } => "application-accepted",
             Self::Viewed { .. } => "viewed",
+            Self::Superseded { .. } => "superseded",
             Self::DeadLetter { .. } => "dead-letter",
         }
     }
@@ -244,6 +261,7 @@ impl DeliveryEvent {
             Self::NotAccepted { .. } => "not-accepted",
             Self::Refused { .. } => "refused",
             Self::Lapsed => "lapsed",
+            Self::Superseded => "superseded",
             Self::Replayed => "replayed",
         }
     }

@@ -11,10 +11,17 @@ use crate::{
 /// What a version is to those before it (HL7 table 0123 in brackets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportKind {
-    /// The first final report of a case [F].
+    /// A resident's report, until an attending makes it final [P].
+    Preliminary,
+    /// A final report [F]. The final report after a preliminary one is F as well, however far it changed: C corrects what
+    /// was final before.
     Final,
     /// A final report after newer images or a discrepancy; it replaces an earlier one [C].
     Correction,
+    /// A notice that the images do not allow a report [X].
+    NonDiagnostic,
+    /// It never leaves the house: of a blinded read that another one's report decides, or of a peer review.
+    Withheld,
 }
 
 /// A study as the reader saw it.
@@ -41,6 +48,8 @@ pub struct Report {
     pub studies: Vec<StudyRevision>,
     /// The read whose report it replaces, by number; a correction has one.
     pub replaces: Option<u32>,
+    /// The read whose report it stands beside, by number; a second opinion has one.
+    pub about: Option<u32>,
     /// The request that signed it, for ever: the same request again gets this version.
     pub request_id: String,
 }
@@ -54,8 +63,20 @@ impl ReportKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Preliminary => "preliminary",
             Self::Final => "final",
             Self::Correction => "correction",
+            Self::NonDiagnostic => "non-diagnostic",
+            Self::Withheld => "withheld",
+        }
+    }
+
+    /// Whether it goes to the case's destinations.
+    #[must_use]
+    pub const fn is_released(self) -> bool {
+        match self {
+            Self::Preliminary | Self::Final | Self::Correction | Self::NonDiagnostic => true,
+            Self::Withheld => false,
         }
     }
 }

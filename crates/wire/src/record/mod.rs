@@ -6,6 +6,7 @@
 mod case;
 pub(crate) mod field;
 mod reader;
+mod read;
 mod reading;
 mod registry;
 mod study;

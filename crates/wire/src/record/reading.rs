@@ -1,10 +1,9 @@
-//! Read, holding, report, delivery and lane.
+//! Report, delivery and lane.
 
 use isocenter_domain::{
     Time, key,
     record::{
         delivery::{Delivery, DeliveryState, Lane},
-        read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
         report::{Report, ReportKind},
     },
 };
@@ -14,117 +13,6 @@ use crate::{
     error::Malformed,
     stored::{self, record::Body as B},
 };
-
-impl Stored for Read {
-    fn to_body(&self) -> Body {
-        let mut read = stored::Read {
-            waiting_since: self.waiting_since.0,
-            drafts: self.drafts.iter().map(|d| d.0.to_vec()).collect(),
-            ..Default::default()
-        };
-        (read.kind, read.discrepancy_of) = match self.kind {
-            ReadKind::Primary => (1, 0),
-            ReadKind::Discrepancy { of } => (2, of),
-        };
-        read.returns = self
-            .returns
-            .iter()
-            .map(|r| stored::Return {
-                reader: r.reader.to_string(),
-                reason: reason_number(r.reason),
-                at: r.at.0,
-            })
-            .collect();
-        match &self.state {
-            ReadState::Waiting => read.state = 1,
-            ReadState::Offered { reader, until } => {
-                (read.state, read.reader, read.state_at) = (2, reader.to_string(), until.0);
-            }
-            ReadState::Open { reader, token, since, studies } => {
-                (read.state, read.reader, read.state_at) = (3, reader.to_string(), since.0);
-                (read.token, read.studies) = (token.clone(), field::revisions(studies));
-            }
-            ReadState::Signed { reader, at, version, studies } => {
-                (read.state, read.reader, read.state_at) = (4, reader.to_string(), at.0);
-                (read.version, read.studies) = (*version, field::revisions(studies));
-            }
-        }
-        Body(B::Read(read))
-    }
-
-    fn from_body(body: Body) -> Result<Self, Malformed> {
-        let B::Read(r) = body.0 else { return Err(Malformed::new("body", "is not a read")) };
-        let reader = || field::id(&r.reader, "read.reader");
-        let at = Time(r.state_at);
-        let state = match r.state {
-            1 => ReadState::Waiting,
-            2 => ReadState::Offered { reader: reader()?, until: at },
-            3 => ReadState::Open {
-                reader: reader()?,
-                token: r.token,
-                since: at,
-                studies: field::from_revisions(r.studies, "read.studies")?,
-            },
-            4 => ReadState::Signed {
-                reader: reader()?,
-                at,
-                version: r.version,
-                studies: field::from_revisions(r.studies, "read.studies")?,
-            },
-            other => return field::unknown("read.state", other),
-        };
-        let returns = r.returns.iter().map(|ret| {
-            Ok(Return {
-                reader: field::id(&ret.reader, "read.returns.reader")?,
-                reason: match ret.reason {
-                    1 => ReturnReason::NotCompetent,
-                    2 => ReturnReason::Conflict,
-                    3 => ReturnReason::ImagesInsufficient,
-                    4 => ReturnReason::Interrupted,
-                    5 => ReturnReason::Reassigned,
-                    other => return field::unknown("read.returns.reason", other),
-                },
-                at: Time(ret.at),
-            })
-        });
-        Ok(Self {
-            kind: match r.kind {
-                1 => ReadKind::Primary,
-                2 => ReadKind::Discrepancy { of: r.discrepancy_of },
-                other => return field::unknown("read.kind", other),
-            },
-            state,
-            waiting_since: Time(r.waiting_since),
-            returns: returns.collect::<Result<_, Malformed>>()?,
-            drafts: r.drafts.iter().map(|d| field::digest(d, "read.drafts")).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-const fn reason_number(reason: ReturnReason) -> u32 {
-    match reason {
-        ReturnReason::NotCompetent => 1,
-        ReturnReason::Conflict => 2,
-        ReturnReason::ImagesInsufficient => 3,
-        ReturnReason::Interrupted => 4,
-        ReturnReason::Reassigned => 5,
-    }
-}
-
-impl Stored for Holding {
-    fn to_body(&self) -> Body {
-        let (offered, open) = (field::text(self.offered.as_ref()), field::text(self.open.as_ref()));
-        Body(B::Holding(stored::Holding { offered, open }))
-    }
-
-    fn from_body(body: Body) -> Result<Self, Malformed> {
-        let B::Holding(h) = body.0 else { return Err(Malformed::new("body", "is not a holding")) };
-        Ok(Self {
-            offered: field::optional(&h.offered, "holding.offered")?,
-            open: field::optional(&h.open, "holding.open")?,
-        })
-    }
-}
 
 impl Stored for Report {
     fn to_body(&self) -> Body {
@@ -136,6 +24,7 @@ impl Stored for Report {
             studies: field::revisions(&self.studies),
             replaces: self.replaces.unwrap_or_default(),
             request_id: self.request_id.clone(),
+            about: self.about.unwrap_or_default(),
         }))
     }
 
@@ -149,6 +38,7 @@ impl Stored for Report {
             studies: field::from_revisions(r.studies, "report.studies")?,
             replaces: (r.replaces != 0).then_some(r.replaces),
             request_id: r.request_id,
+            about: (r.about != 0).then_some(r.about),
         })
     }
 }
@@ -157,6 +47,9 @@ const fn kind_number(kind: ReportKind) -> u32 {
     match kind {
         ReportKind::Final => 1,
         ReportKind::Correction => 2,
+        ReportKind::Preliminary => 3,
+        ReportKind::NonDiagnostic => 4,
+        ReportKind::Withheld => 5,
     }
 }
 
@@ -164,6 +57,9 @@ fn from_kind(number: u32, name: &'static str) -> Result<ReportKind, Malformed> {
     match number {
         1 => Ok(ReportKind::Final),
         2 => Ok(ReportKind::Correction),
+        3 => Ok(ReportKind::Preliminary),
+        4 => Ok(ReportKind::NonDiagnostic),
+        5 => Ok(ReportKind::Withheld),
         other => field::unknown(name, other),
     }
 }
@@ -190,6 +86,7 @@ impl Stored for Delivery {
                 (delivery.state, delivery.state_at) = (6, at.0);
                 (delivery.accepted_at, delivery.viewed_by) = (accepted.0, by.clone());
             }
+            DeliveryState::Superseded { at } => (delivery.state, delivery.state_at) = (7, at.0),
             DeliveryState::DeadLetter { reason, at } => {
                 (delivery.state, delivery.state_at, delivery.why) = (5, at.0, reason.clone());
             }
@@ -208,6 +105,7 @@ impl Stored for Delivery {
                 4 => DeliveryState::ApplicationAccepted { at },
                 5 => DeliveryState::DeadLetter { reason: d.why, at },
                 6 => DeliveryState::Viewed { accepted: Time(d.accepted_at), at, by: d.viewed_by },
+                7 => DeliveryState::Superseded { at },
                 other => return field::unknown("delivery.state", other),
             },
             message_id: d.message_id,

@@ -10,7 +10,10 @@ use isocenter_domain::{
         case::{self, Case, CaseState, Urgency},
         delivery::{Delivery, DeliveryState},
         intake::Intake,
-        read::{Holding, Read, ReadKind, ReadState, Return, ReturnReason},
+        read::{
+            Agreement, Change, Conclusion, Holding, Insufficiency, Pair, Preliminary, Read, ReadKind,
+            ReadState, Return, ReturnReason, Score, SuspendReason,
+        },
         registry::{
             Conflicts, Destination, Entry, Grade, Licence, Overflow, Pool, PoolKind, Reader, Site, Sites,
             Skill, Via,
@@ -115,13 +118,15 @@ fn every_record_reads_back_and_is_small() {
     }
     let case = CaseId::of(&"t".parse().unwrap(), &"1.2".parse().unwrap());
     let reader: isocenter_domain::id::ReaderId = "anna".parse().unwrap();
-    let mut read = Read::waiting(ReadKind::Discrepancy { of: 1 }, Time(3));
+    let mut read = Read::waiting(ReadKind::Discrepancy { of: 1, with: None }, Time(3));
     read.returns.push(Return { reader: reader.clone(), reason: ReturnReason::Conflict, at: Time(4) });
     read.drafts.push(Digest([4; 32]));
     read.state =
         ReadState::Open { reader: reader.clone(), token: "t".into(), since: Time(6), studies: studies() };
     round_trip(&read);
-    round_trip(&Holding { offered: None, open: Some(ReadId { case, n: 2 }) });
+    every_read(&reader, &read);
+    let hand = |n| ReadId { case: case.clone(), n };
+    round_trip(&Holding { offered: None, open: Some(hand(2)), suspended: vec![hand(3), hand(1)] });
     round_trip(&Report {
         kind: ReportKind::Correction,
         body: Digest([5; 32]),
@@ -129,6 +134,7 @@ fn every_record_reads_back_and_is_small() {
         signed_at: Time(7),
         studies: studies(),
         replaces: Some(1),
+        about: Some(2),
         request_id: "r".into(),
     });
     let viewed = DeliveryState::Viewed { accepted: Time(8), at: Time(9), by: "dr-7".into() };
@@ -222,6 +228,77 @@ fn a_stored_share_above_the_whole_is_damage_and_names_the_field() {
     let bytes = stored::Record { level: LEVEL, body, ..Default::default() }.encode_to_vec();
     let refused = decode::<Case>(&bytes).unwrap_err();
     assert_eq!(refused.to_string(), "stored value is damaged: case.urgency.prior_ppm is more than a million");
+}
+
+/// Each state, kind and conclusion of a read.
+fn every_read(reader: &isocenter_domain::id::ReaderId, read: &Read) {
+    let (reader, token, since, until) = (reader.clone(), "t".to_owned(), Time(6), Time(7));
+    let suspended = |reason| ReadState::Suspended {
+        reader: reader.clone(),
+        token: token.clone(),
+        reason,
+        since,
+        until,
+        studies: studies(),
+    };
+    let insufficient = |reason| ReadState::NonDiagnostic {
+        reader: reader.clone(),
+        at: since,
+        version: 2,
+        studies: studies(),
+        reason,
+        repeat: true,
+    };
+    let states = [
+        ReadState::Waiting,
+        ReadState::AwaitingFinal,
+        ReadState::Offered { reader: reader.clone(), until },
+        suspended(SuspendReason::AwaitingPriors),
+        suspended(SuspendReason::AwaitingInformation),
+        suspended(SuspendReason::AwaitingAdvice),
+        suspended(SuspendReason::Interrupted),
+        ReadState::Signed { reader: reader.clone(), at: since, version: 2, studies: studies() },
+        insufficient(Insufficiency::Motion),
+        insufficient(Insufficiency::Exposure),
+        insufficient(Insufficiency::Coverage),
+        insufficient(Insufficiency::Artefact),
+        insufficient(Insufficiency::Contrast),
+        insufficient(Insufficiency::Incomplete),
+        insufficient(Insufficiency::WrongExamination),
+        ReadState::Cancelled { at: since },
+    ];
+    for state in states {
+        round_trip(&Read { state, ..read.clone() });
+    }
+    let kinds = [
+        ReadKind::Primary,
+        ReadKind::Blinded { with: 2 },
+        ReadKind::Arbitration { of: 1, with: 2 },
+        ReadKind::Discrepancy { of: 1, with: Some(3) },
+        ReadKind::SecondOpinion { of: 1 },
+        ReadKind::Consultation,
+        ReadKind::Review { of: 1 },
+    ];
+    for kind in kinds {
+        round_trip(&Read { kind, ..read.clone() });
+    }
+    let blinded = |text: &str, pair| Conclusion::Blinded { assessment: text.parse().ok(), pair };
+    let conclusions = [
+        Conclusion::Final(Change::None),
+        Conclusion::Final(Change::Minor),
+        Conclusion::Final(Change::Major),
+        Conclusion::Opinion(Agreement::Agrees),
+        Conclusion::Opinion(Agreement::Disagrees),
+        blinded("recall", Pair::First),
+        blinded("", Pair::Agreed),
+        blinded("BI-RADS-2", Pair::Disagreed),
+    ];
+    for conclusion in conclusions.into_iter().chain(Score::ALL.map(Conclusion::Review)) {
+        round_trip(&Read { conclusion: Some(conclusion), ..read.clone() });
+    }
+    let preliminary = Some(Preliminary { reader, at: since, version: 1, studies: studies() });
+    let (due, question) = (Some(until), Some(Digest([7; 32])));
+    round_trip(&Read { preliminary, due, question, request_id: "r".into(), ..read.clone() });
 }
 
 /// What a later build would write: a level above ours, a state we do not know, and a field we do not know.

@@ -176,6 +176,7 @@ impl Flow {
             read_id: offered.read_id,
             reader_id: reader_id.clone(),
             request_id: request_id(),
+            reason: String::new(),
         };
         let open = client.open_read(request).await.context("OpenRead")?.into_inner();
         let request = SignReadRequest {
@@ -187,6 +188,7 @@ impl Flow {
             request_id: request_id(),
             studies: open.studies,
             as_of: false,
+            ..Default::default()
         };
         client.sign_read(request).await.context("SignRead")?;
         Ok(())

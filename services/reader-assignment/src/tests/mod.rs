@@ -19,7 +19,7 @@ use isocenter_domain::{
         case::{Case, CaseState},
         plan::{Plan, Reading},
         read::{Holding, Read},
-        registry::{Entry, Reader, Sites, Skill},
+        registry::{Entry, Grade, Reader, Sites, Skill},
         report::Report,
         study::{Evidence, Study, StudyState},
     },
@@ -205,10 +205,15 @@ impl World {
     }
 
     pub async fn register(&self, reader: &ReaderId, modality: &str) {
+        self.register_as(reader, modality, Grade::Attending).await;
+    }
+
+    pub async fn register_as(&self, reader: &ReaderId, modality: &str, grade: Grade) {
         let entry = Entry::Reader(Reader {
             skills: vec![Skill { modality: modality.into(), body_part: "*".into() }],
             sites: Sites::All,
             pools: vec!["general".parse().unwrap()],
+            grade,
             ..Reader::default()
         });
         self.put(&crate::view::reader_key(&tenant(), reader), &entry).await;
@@ -335,6 +340,7 @@ impl Node {
             read_id: read.to_owned(),
             reader_id: reader.to_string(),
             request_id: request_id.to_owned(),
+            reason: String::new(),
         };
         Ok(self.rpc.open_read(by_developer(request)).await?.into_inner())
     }
@@ -387,6 +393,7 @@ pub(super) fn signature(open: &v1::Read, reader: &ReaderId) -> v1::SignReadReque
         request_id: unique(),
         studies: open.studies.clone(),
         as_of: false,
+        ..v1::SignReadRequest::default()
     }
 }
 

@@ -20,7 +20,9 @@ use crate::plan::{Action, Plan, Presence, Situation, item, plan};
 
 fn decide(case: &Case, reads: &[&Read], studies: &[(StudyUid, Study)], present: Presence) -> Plan {
     let numbered = (1..).zip(reads.iter().copied());
+    let id = case_id(1);
     let situation = Situation {
+        id: &id,
         case,
         reads: numbered.collect(),
         studies: studies.iter().map(|(uid, study)| (uid.clone(), study)).collect::<BTreeMap<_, _>>(),
