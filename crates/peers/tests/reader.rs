@@ -151,6 +151,13 @@ impl ReaderAssignment for Server {
         Err(Status::unimplemented("a reader does not reassign"))
     }
 
+    async fn get_outlook(
+        &self,
+        _: Request<v1::GetOutlookRequest>,
+    ) -> Result<Response<v1::GetOutlookResponse>, Status> {
+        Err(Status::unimplemented("a reader does not ask what is predicted"))
+    }
+
     async fn suspend_read(&self, _: Request<v1::SuspendReadRequest>) -> Result<Response<Read>, Status> {
         Err(Status::unimplemented("this reader sets nothing aside"))
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use isocenter_assign::{Explanation, Item, Lane, Params, Queue, ReaderProfile};
+use isocenter_assign::{Explanation, Item, Lane, Params, Parked, Queue, ReaderProfile};
 use isocenter_domain::{
     Time,
     id::{ReadId, TenantId},
@@ -279,11 +279,11 @@ impl Board {
         inner.queues.values().flat_map(Queue::items).filter(near).count()
     }
 
-    /// How many of the reads that wait no registered reader could ever have.
-    pub fn parked(&self, view: &View, now: Time) -> usize {
+    /// The reads that wait and no registered reader could ever have.
+    pub fn parked(&self, view: &View, tenant: &TenantId, now: Time) -> Vec<Parked> {
+        let profiles = view.profiles(tenant);
         let inner = self.inner.lock();
-        let parked = |(tenant, queue): (&TenantId, &Queue)| queue.parked(&view.profiles(tenant), now).len();
-        inner.queues.iter().map(parked).sum()
+        inner.queues.get(tenant).map(|queue| queue.parked(&profiles, now)).unwrap_or_default()
     }
 }
 

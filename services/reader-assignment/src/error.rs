@@ -41,7 +41,7 @@ pub enum Error {
         why: &'static str,
     },
     /// A hard filter stands against it.
-    #[error("the reader may not read this: {0}")]
+    #[error("the reader may not read this: {}", told(*.0))]
     Rejected(Rejection),
     /// The open token is not the present one.
     #[error("the open token is stale; {}", if *.kept { "the text is kept as a draft of the read" } else { "the text is not kept, because this reader never held the read" })]
@@ -175,9 +175,7 @@ impl Error {
         match self {
             Self::Malformed(e) => Answer::invalid(e.field, e.why.clone()).status(),
             Self::Refused { reason, .. } => answer.reason(*reason).status(),
-            Self::Rejected(rejection) => {
-                answer.reason(rejection_name(*rejection).to_uppercase().replace('-', "_")).status()
-            }
+            Self::Rejected(rejection) => answer.reason(reason(*rejection)).status(),
             Self::Stale { .. } => answer.reason("STALE_TOKEN").status(),
             Self::Busy | Self::InHand => answer.retry_after(Duration::from_millis(100)).status(),
             Self::Table(_)
@@ -204,5 +202,22 @@ impl Kinded for Error {
             Self::Busy => Kind::Exhausted,
             Self::NoLeader => Kind::Unavailable,
         }
+    }
+}
+
+/// A filter as the caller branches on it. Why single readers are excluded is not told to them: it would say who has, or had,
+/// the read that is to stay hidden.
+fn reason(rejection: Rejection) -> String {
+    match rejection {
+        Rejection::Excluded(_) => "EXCLUDED".to_owned(),
+        other => rejection_name(other).to_uppercase().replace('-', "_"),
+    }
+}
+
+/// A filter for people, likewise.
+fn told(rejection: Rejection) -> String {
+    match rejection {
+        Rejection::Excluded(_) => "had or has to do with it, or returned it".to_owned(),
+        other => other.to_string(),
     }
 }

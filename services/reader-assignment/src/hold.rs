@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use isocenter_assign::filter;
+use isocenter_assign::{Rejection, filter};
 use isocenter_domain::{
     id::{ReaderId, StudyUid},
     key::ReadKey,
@@ -132,15 +132,18 @@ impl Desk {
         change: &mut Change<'_>,
     ) -> Result<(), Error> {
         let (entry, registered) = self.registered(&case.key.tenant, reader).await?;
-        if registered.grade == Grade::Resident && read.record.needs_attending() {
-            return Err(Error::ATTENDING_ONLY);
-        }
         let stored = self.reads(&case.key).await?;
         let n = read.key.read.n;
         let mut reads: BTreeMap<u32, &Read> = stored.iter().map(|(m, other)| (*m, &other.record)).collect();
         reads.insert(n, &read.record);
         let mut item = self.item(read, &case.record);
         item.excluded.extend(item::exclusions(apart::barred(n, &reads)));
+        if let Some(why) = item.excluded.get(reader) {
+            return Err(Error::Rejected(Rejection::Excluded(*why)));
+        }
+        if registered.grade == Grade::Resident && read.record.needs_attending() {
+            return Err(Error::ATTENDING_ONLY);
+        }
         let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
         filter::openable(&item, &profile, self.now()).map_err(Error::Rejected)?;
         change.unchanged(&entry);

@@ -226,7 +226,10 @@ impl Desk {
             v1::ReaderVerdict {
                 reader_id: profile.id.to_string(),
                 eligible: rejections.is_empty(),
-                rejected_by: item::telling(&rejections).map(|r| told(r, why)).unwrap_or_default().to_owned(),
+                rejected_by: item::telling(&rejections)
+                    .map(|r| told(r, why, viewer.is_some()))
+                    .unwrap_or_default()
+                    .to_owned(),
             }
         });
         let first = case.record.members.first();
@@ -252,9 +255,10 @@ impl Filter {
     }
 }
 
-/// A filter's name; of the one that bars single readers, why this one, where that is known and told.
-fn told(rejection: Rejection, why: Option<&Barred>) -> &'static str {
+/// A filter's name; of the one that bars single readers, why this one, which no reader is told.
+fn told(rejection: Rejection, why: Option<&Barred>, to_a_reader: bool) -> &'static str {
     match (rejection, why) {
+        (Rejection::Excluded(_), _) if to_a_reader => "excluded",
         (Rejection::Excluded(_), Some(why)) => why.name(),
         (rejection, _) => item::rejection_name(rejection),
     }

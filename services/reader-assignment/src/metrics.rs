@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use isocenter_assign::shortage::Outlook;
-use isocenter_domain::record::read::{ReadState, ReturnReason};
+use isocenter_domain::{
+    id::TenantId,
+    record::read::{ReadState, ReturnReason},
+};
 use isocenter_runtime::metrics::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics};
 use tokio_util::sync::CancellationToken;
 
@@ -156,7 +159,8 @@ impl Meters {
         self.nearing.set(gauge(desk.board.nearing(now)));
         self.stuck.set(gauge(desk.stuck(now)));
         self.overdue.set(gauge(desk.overdue(now)));
-        self.parked.set(gauge(desk.board.parked(&desk.view, desk.now())));
+        let parked = |tenant: &TenantId| desk.board.parked(&desk.view, tenant, now).len();
+        self.parked.set(gauge(desk.board.tenants().iter().map(parked).sum()));
         self.leader.set(i64::from(desk.leadership.fence().is_some()));
         let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);
         let (mut awaiting, mut suspended) = (0, 0);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use isocenter_assign::{
-    Item, Needs, Queue, Urgency,
+    Item, Needs, Parked, Queue, Rejection, Urgency,
     shortage::{self, Demand, Horizon, Supply},
 };
 use isocenter_domain::{
@@ -15,6 +15,7 @@ use isocenter_domain::{
     id::{ClassId, PoolId, TenantId},
     key::ReadKey,
 };
+use isocenter_wire::{duration, timestamp, v1};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,9 @@ const STEPS: usize = 16;
 const LATELY: Duration = Duration::from_secs(60 * 60);
 /// Arrivals remembered for each tenant: twice the busiest hour of a network of 25,000 studies a day.
 const REMEMBERED: usize = 5_000;
+
+/// Parked reads that are told at a time.
+const PARKED: usize = 1_000;
 
 /// The last look ahead, by tenant.
 #[derive(Debug, Default)]
@@ -119,6 +123,37 @@ impl Outlook {
     }
 }
 
+fn wait(f: &shortage::Forecast) -> v1::PredictedWait {
+    v1::PredictedWait {
+        clinical_class: f.class.to_string(),
+        pool_id: f.pool.to_string(),
+        from: Some(timestamp(f.at)),
+        wait: f.wait.map(duration),
+    }
+}
+
+fn shortage(s: &shortage::Shortage) -> v1::Shortage {
+    let relief = s.relief.as_ref();
+    let skill = relief.map(|relief| &relief.skill);
+    v1::Shortage {
+        clinical_class: s.class.to_string(),
+        pool_id: s.pool.to_string(),
+        from: Some(timestamp(s.from)),
+        late: Some(duration(s.late)),
+        relief_modality: skill.map(|skill| skill.modality().to_owned()).unwrap_or_default(),
+        relief_body_part: skill.map(|skill| skill.body_part().to_owned()).unwrap_or_default(),
+        relief_saves: relief.map(|relief| duration(relief.saves)),
+    }
+}
+
+fn parked_read(parked: &Parked) -> v1::ParkedRead {
+    let obstacle = |(why, readers): &(Rejection, usize)| v1::Obstacle {
+        rejected_by: why.name().to_owned(),
+        readers: u32::try_from(*readers).unwrap_or(u32::MAX),
+    };
+    v1::ParkedRead { read_id: parked.read.to_string(), obstacles: parked.why.iter().map(obstacle).collect() }
+}
+
 /// Who will work in the next hours: by the roster, or, without one, whoever is present.
 fn supply(view: &View, tenant: &TenantId, now: Time) -> Vec<Supply> {
     let steps = u32::try_from(STEPS).unwrap_or(u32::MAX);
@@ -140,6 +175,18 @@ impl Desk {
             let ahead = shortage::outlook(&demands, &supply(&self.view, &tenant, now), &horizon);
             self.meters.ahead(&ahead);
             self.view.outlook.set(&tenant, ahead, now);
+        }
+    }
+
+    /// The last look ahead, and what waits for nobody, as operators are told.
+    pub(crate) fn predicted(&self, tenant: &TenantId) -> v1::GetOutlookResponse {
+        let (ahead, at) = self.view.outlook.of(tenant).unwrap_or_default();
+        let parked = self.board.parked(&self.view, tenant, self.now());
+        v1::GetOutlookResponse {
+            predicted_at: (at != Time::ZERO).then(|| timestamp(at)),
+            waits: ahead.forecasts.iter().map(wait).collect(),
+            shortages: ahead.shortages.iter().map(shortage).collect(),
+            parked: parked.iter().take(PARKED).map(parked_read).collect(),
         }
     }
 

@@ -290,6 +290,15 @@ impl ReaderAssignment for Rpc {
         self.desk.reassign(&key, &cause).await.map(Response::new).map_err(|e| e.status())
     }
 
+    async fn get_outlook(
+        &self,
+        request: Request<v1::GetOutlookRequest>,
+    ) -> Result<Response<v1::GetOutlookResponse>, Status> {
+        let principal = principal(&request)?;
+        operator(&principal)?;
+        Ok(Response::new(self.desk.predicted(&principal.tenant)))
+    }
+
     async fn list_worklist(
         &self,
         request: Request<v1::ListWorklistRequest>,

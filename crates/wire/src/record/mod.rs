@@ -5,8 +5,8 @@
 
 mod case;
 pub(crate) mod field;
-mod reader;
 mod read;
+mod reader;
 mod reading;
 mod registry;
 mod study;

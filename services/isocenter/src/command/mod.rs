@@ -4,6 +4,7 @@ pub mod ai;
 pub mod delivery;
 pub mod operations;
 pub mod policy;
+mod pool;
 pub mod read;
 pub mod reconcile;
 pub mod records;

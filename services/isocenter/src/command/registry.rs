@@ -39,7 +39,7 @@ pub struct ReaderArgs {
 #[derive(Args, Debug)]
 pub struct PoolArgs {
     #[command(subcommand)]
-    verb: Verb<AddPool>,
+    verb: super::pool::Verb<Verb<AddPool>>,
     #[command(flatten)]
     client: Client,
 }
@@ -253,7 +253,11 @@ pub async fn reader(args: ReaderArgs) -> Result<ExitCode> {
 /// `isocenter pool`.
 pub async fn pool(args: PoolArgs) -> Result<ExitCode> {
     let fields = ["poolId", "kind", "description", "overflow"];
-    run(args.verb, args.client, RegistryKind::Pool, &fields, |a| Ok(Entry::Pool(a.entry()))).await
+    let verb = match args.verb {
+        super::pool::Verb::Registry(verb) => verb,
+        super::pool::Verb::Forecast => return super::pool::forecast(&args.client).await,
+    };
+    run(verb, args.client, RegistryKind::Pool, &fields, |a| Ok(Entry::Pool(a.entry()))).await
 }
 
 /// `isocenter destination`.

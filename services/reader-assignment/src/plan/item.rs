@@ -33,7 +33,7 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
         probability: p.and_then(|p| Ppm::of(p).ok()),
         work: Prior::default().otherwise,
         needs: needs(case).by_an_attending(read.needs_attending()),
-        excluded: BTreeMap::new(),
+        excluded: read.returns.iter().map(|back| (back.reader.clone(), Exclusion::Returned)).collect(),
         prefers: None,
     }
 }
