@@ -46,7 +46,7 @@ impl Network {
         let mut client = RegistryClient::new(connect(registry).await?);
         for entry in [
             Entry::Site(Site { site_id: SITE.into(), ae_titles: vec![CALLING.into()], ..Site::default() }),
-            Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into() }),
+            Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into(), ..Pool::default() }),
             Entry::Destination(Destination {
                 destination_id: SITE.into(),
                 mllp: receiver.address().to_string(),
@@ -77,6 +77,7 @@ impl Network {
                 skills: vec![Skill { modality: "*".into(), body_part: "*".into() }],
                 site_ids: vec!["*".into()],
                 pool_ids: vec![POOL.into()],
+                ..v1::Reader::default()
             };
             put(&mut client, Entry::Reader(reader)).await?;
             let config = ReaderConfig {

@@ -112,6 +112,8 @@ pub enum Action {
     Operate,
     /// Reading as this reader.
     ReadAs(ReaderId),
+    /// Asking for another reader's opinion, or a question about a case.
+    Ask,
     /// Seeing the queue and why it is as it is.
     SeeQueue,
     /// Seeing reports and demographics.
@@ -150,6 +152,7 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
             Action::Observe
             | Action::Configure
             | Action::Operate
+            | Action::Ask
             | Action::SeeQueue
             | Action::SeePatient
             | Action::SeeService(_)
@@ -158,7 +161,7 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
         },
         (Role::Reader(reader), action) => match action {
             Action::ReadAs(wanted) => wanted == reader,
-            Action::SeeQueue | Action::SeePatient | Action::Observe => true,
+            Action::Ask | Action::SeeQueue | Action::SeePatient | Action::Observe => true,
             Action::Configure
             | Action::Operate
             | Action::FetchPixels(_)
@@ -171,12 +174,13 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
             | Action::Configure
             | Action::Operate
             | Action::ReadAs(_)
+            | Action::Ask
             | Action::SeeQueue
             | Action::SeePatient
             | Action::Measure => false,
         },
         (Role::Network, action) => match action {
-            Action::Observe | Action::SeePatient => true,
+            Action::Observe | Action::SeePatient | Action::Ask => true,
             Action::Configure
             | Action::Operate
             | Action::ReadAs(_)
@@ -191,6 +195,7 @@ pub fn authorize(principal: &Principal, action: &Action, tenant: &TenantId) -> R
             | Action::Configure
             | Action::Operate
             | Action::ReadAs(_)
+            | Action::Ask
             | Action::SeeQueue
             | Action::SeePatient
             | Action::SeeService(_)
@@ -209,6 +214,7 @@ impl Action {
             Self::Configure => "change the registry or the policy",
             Self::Operate => "operate the network",
             Self::ReadAs(_) => "read as this reader",
+            Self::Ask => "ask for an opinion",
             Self::SeeQueue => "see the queue",
             Self::SeePatient => "see patients",
             Self::FetchPixels(_) => "fetch the pixels of this service",

@@ -131,9 +131,9 @@ fn only_first_reads_and_what_decides_end_as_non_diagnostic_and_only_the_rest_is_
             repeat: true,
             conclusion: blinded,
         };
-        assert_eq!(open(kind).transition(event, Time(2)).is_ok(), kind.may_be_non_diagnostic(), "{kind:?}");
+        assert_eq!(open(kind).transition(event, Time(2)).is_ok(), kind.is_of_record(), "{kind:?}");
         let cancelled = open(kind).transition(ReadEvent::Cancelled, Time(2));
-        assert_eq!(cancelled.is_ok(), !kind.may_be_non_diagnostic(), "{kind:?}");
+        assert_eq!(cancelled.is_ok(), !kind.is_of_record(), "{kind:?}");
     }
 }
 

@@ -50,6 +50,7 @@ fn report() -> Oru {
         observed_at: Some(WRITTEN.minus(std::time::Duration::from_secs(3600))),
         reported_at: WRITTEN,
         status: ReportStatus::Final,
+        parent: None,
         interpreter: Interpreter { id: "r1".to_owned(), family: "Wu".to_owned(), given: "Li".to_owned() },
         studies: vec![StudyUid::new("1.2.840.1").unwrap()],
         findings: phi("Two lines:\r\n2^3 ~ 8 | fine\n"),
@@ -85,10 +86,12 @@ fn visits_lines_and_several_studies_have_their_place() {
     oru.impression = phi("  ");
     oru.studies.push(StudyUid::new("1.2.840.2").unwrap());
     oru.utc_offset_minutes = -210;
+    oru.parent = Some(phi("ACC^1"));
     oru.status = ReportStatus::Addendum(AddendumStyle::Appended);
     let text = oru.build().unwrap();
     for line in [
         "PV1|1|E|ER||||||||||||||||V9",
+        r"OBR|1|P1|ACC-1|CT-CHEST^CT \T\ contrast^L|||20260101193405-0330|||||||||||||||20260101203405-0330|||F||||^ACC\S\1|||r1&Wu&Li",
         "OBX|1|ST|113014^DICOM Study^DCM|1|1.2.840.1||||||O",
         "OBX|2|ST|113014^DICOM Study^DCM|2|1.2.840.2||||||O",
         r"OBX|3|TX|59776-5^Procedure Findings^LN||Two lines:~2\S\3 \R\ 8 \F\ fine||||||B",
@@ -102,9 +105,10 @@ fn visits_lines_and_several_studies_have_their_place() {
 #[test]
 fn what_each_version_is_can_be_told_from_both_statuses() {
     use AddendumStyle::{Appended, CumulativeCorrection, CumulativeFinal};
-    use ReportStatus::{Addendum, Correction, Final, Preliminary, Retraction};
+    use ReportStatus::{Addendum, Correction, Final, NotObtainable, Preliminary, Retraction};
     for (status, obr_25, obx_11) in [
         (Preliminary, "P", "P"),
+        (NotObtainable, "X", "X"),
         (Final, "F", "F"),
         (Addendum(CumulativeFinal), "F", "F"),
         (Addendum(CumulativeCorrection), "C", "C"),

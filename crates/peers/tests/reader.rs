@@ -9,9 +9,9 @@ use isocenter_peers::{
 };
 use isocenter_runtime::task::{Drained, Tasks};
 use isocenter_wire::v1::{
-    ExplainReadRequest, ExplainReadResponse, ListWorklistRequest, ListWorklistResponse, NextReadRequest,
-    NextReadResponse, OpenReadRequest, Read, ReassignReadRequest, ReturnReadRequest, ReturnReason,
-    SetPresenceRequest, SetPresenceResponse, SignReadRequest, SignReadResponse, StudyRevision,
+    self, ExplainReadRequest, ExplainReadResponse, ListWorklistRequest, ListWorklistResponse,
+    NextReadRequest, NextReadResponse, OpenReadRequest, Read, ReassignReadRequest, ReturnReadRequest,
+    ReturnReason, SetPresenceRequest, SetPresenceResponse, SignReadRequest, SignReadResponse, StudyRevision,
     reader_assignment_server::{ReaderAssignment, ReaderAssignmentServer},
 };
 use parking_lot::Mutex;
@@ -149,6 +149,56 @@ impl ReaderAssignment for Server {
 
     async fn reassign_read(&self, _: Request<ReassignReadRequest>) -> Result<Response<Read>, Status> {
         Err(Status::unimplemented("a reader does not reassign"))
+    }
+
+    async fn get_outlook(
+        &self,
+        _: Request<v1::GetOutlookRequest>,
+    ) -> Result<Response<v1::GetOutlookResponse>, Status> {
+        Err(Status::unimplemented("a reader does not ask what is predicted"))
+    }
+
+    async fn suspend_read(&self, _: Request<v1::SuspendReadRequest>) -> Result<Response<Read>, Status> {
+        Err(Status::unimplemented("this reader sets nothing aside"))
+    }
+
+    async fn transfer_read(&self, _: Request<v1::TransferReadRequest>) -> Result<Response<Read>, Status> {
+        Err(Status::unimplemented("this reader hands nothing on"))
+    }
+
+    async fn declare_non_diagnostic(
+        &self,
+        _: Request<v1::DeclareNonDiagnosticRequest>,
+    ) -> Result<Response<SignReadResponse>, Status> {
+        Err(Status::unimplemented("this reader finds every image good enough"))
+    }
+
+    async fn request_second_opinion(
+        &self,
+        _: Request<v1::RequestSecondOpinionRequest>,
+    ) -> Result<Response<Read>, Status> {
+        Err(Status::unimplemented("this reader asks nobody"))
+    }
+
+    async fn request_consultation(
+        &self,
+        _: Request<v1::RequestConsultationRequest>,
+    ) -> Result<Response<Read>, Status> {
+        Err(Status::unimplemented("this reader asks nobody"))
+    }
+
+    async fn cancel_read(&self, _: Request<v1::CancelReadRequest>) -> Result<Response<Read>, Status> {
+        Err(Status::unimplemented("a reader does not cancel"))
+    }
+
+    type WatchWorklistStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::WatchWorklistResponse, Status>> + Send>>;
+
+    async fn watch_worklist(
+        &self,
+        _: Request<v1::WatchWorklistRequest>,
+    ) -> Result<Response<Self::WatchWorklistStream>, Status> {
+        Err(Status::unimplemented("this reader does not watch"))
     }
 
     async fn list_worklist(

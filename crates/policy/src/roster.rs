@@ -145,7 +145,11 @@ impl Timetable {
         let (shifts, breaks) = self.stretches(now, horizon);
         let later = |times: &[Stretch]| times.iter().map(|t| t.start).find(|start| *start > now);
         let Some(shift) = shifts.iter().find(|s| s.start <= now && now < s.end) else {
-            return Resolved { duty: Duty::Off, from: now, until: later(&shifts).unwrap_or(horizon).min(horizon) };
+            return Resolved {
+                duty: Duty::Off,
+                from: now,
+                until: later(&shifts).unwrap_or(horizon).min(horizon),
+            };
         };
         let since = shift.start;
         if let Some(pause) = breaks.iter().find(|b| b.start <= now && now < b.end) {

@@ -33,6 +33,15 @@ pub fn timestamp(time: isocenter_domain::Time) -> Timestamp {
     Timestamp { seconds: time.0.div_euclid(1_000_000), nanos }
 }
 
+/// A time as gRPC carried it; an error where it is none.
+pub fn time(t: &Timestamp, field: &'static str) -> Result<isocenter_domain::Time, Malformed> {
+    let micros = t.seconds.checked_mul(1_000_000).and_then(|s| s.checked_add(i64::from(t.nanos) / 1_000));
+    match micros {
+        Some(micros) if (0..1_000_000_000).contains(&t.nanos) => Ok(isocenter_domain::Time(micros)),
+        Some(_) | None => Err(Malformed::new(field, "is not a time")),
+    }
+}
+
 /// A duration as gRPC carries it, saturating.
 #[must_use]
 pub fn duration(d: std::time::Duration) -> Duration {
@@ -48,15 +57,4 @@ pub fn std_duration(d: &Duration, field: &'static str) -> Result<std::time::Dura
         (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(std::time::Duration::new(seconds, nanos)),
         (Ok(_) | Err(_), Ok(_) | Err(_)) => Err(Malformed::new(field, "is negative or not a duration")),
     }
-}
-
-/// An instant of the contract, to the microsecond.
-///
-/// # Errors
-/// It is before 1970, or beyond what microseconds hold, or its nanoseconds are no part of a second.
-pub fn time(t: &Timestamp, field: &'static str) -> Result<isocenter_domain::Time, Malformed> {
-    let seconds = t.seconds.checked_mul(1_000_000).filter(|micros| *micros >= 0);
-    let part = Some(i64::from(t.nanos)).filter(|nanos| (0..1_000_000_000).contains(nanos));
-    let micros = seconds.zip(part).and_then(|(micros, nanos)| micros.checked_add(nanos / 1_000));
-    micros.map(isocenter_domain::Time).ok_or_else(|| Malformed::new(field, "is not a time from 1970 on"))
 }

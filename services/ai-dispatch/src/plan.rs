@@ -12,7 +12,7 @@ use isocenter_domain::{
     record::{
         ai_task::{AiFailure, AiTask, AiTaskEvent, AiTaskState, SkipReason},
         plan::Plan,
-        read::{Read, ReadState},
+        read::Read,
         registry::AiService,
         study::{Study, StudyState},
     },
@@ -313,13 +313,10 @@ pub(crate) fn event(
     }
 }
 
-/// Whether everything that a person reads of the case is signed. A case without a read is one whose read comes yet.
+/// Whether everything that a person reads of the case is done. A case without a read is one whose read comes yet.
 pub(crate) fn signed<'a>(reads: impl ExactSizeIterator<Item = &'a Read>) -> bool {
     let some = reads.len() > 0;
-    some && reads.into_iter().all(|read| match read.state {
-        ReadState::Signed { .. } => true,
-        ReadState::Waiting | ReadState::Offered { .. } | ReadState::Open { .. } => false,
-    })
+    some && reads.into_iter().all(|read| !read.is_live())
 }
 
 /// The series and their instances as services get them: by number, and by UID where the numbers are equal.

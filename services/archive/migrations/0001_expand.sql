@@ -146,6 +146,7 @@ CREATE TABLE reports (
     body      TEXT   NOT NULL,
     author    TEXT   NOT NULL,
     signed_at BIGINT NOT NULL,
+    about     BIGINT NOT NULL,
     PRIMARY KEY (tenant, case_id, n, version)
 );
 

@@ -6,15 +6,8 @@ use isocenter_domain::{
     Time,
     key::RecordKey,
     record::{
-        Record,
-        ai_task::AiTask,
-        case::Case,
-        delivery::Delivery,
-        intake::Intake,
-        plan::Plan,
-        read::{Read, ReadState},
-        report::Report,
-        study::Study,
+        Record, ai_task::AiTask, case::Case, delivery::Delivery, intake::Intake, plan::Plan, read::Read,
+        report::Report, study::Study,
     },
     stage::{Records, Stage, stage},
 };
@@ -88,14 +81,21 @@ pub fn verdict(unit: &Unit, grace: Grace, now: Time) -> Verdict {
             return Verdict::Wait("no report names the study's last revision");
         }
     }
-    let signed =
-        unit.reads.iter().filter(|read| matches!(read.record.state, ReadState::Signed { .. })).count();
-    if unit.reports.len() < signed {
+    if unit.reads.iter().any(|read| read.record.is_live()) {
+        return Verdict::Wait("a review of the report is not done");
+    }
+    let reports: usize = unit.reads.iter().map(|read| versions(&read.record)).sum();
+    if unit.reports.len() < reports {
         return Verdict::Wait("a signed read has no report");
     }
     let quiet_since = unit.last_update();
     let due = quiet_since.plus(wait);
     if now < due { Verdict::NotBefore(due) } else { Verdict::Close }
+}
+
+/// How many report versions a read has made.
+fn versions(read: &Read) -> usize {
+    usize::from(read.preliminary.is_some()) + usize::from(read.concluded().is_some())
 }
 
 fn records(unit: &Unit, member: &Member) -> Records {

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use isocenter_blobs::{Blobs, path};
 use isocenter_domain::{
     Time,
-    access::{Action, Principal},
+    access::{Action, Principal, authorize},
     document::{Manifest, ReportBody},
     id::{InvalidId, ReadId, StudyUid, TenantId},
     key::{ReportKey, StudyKey},
@@ -146,6 +146,7 @@ impl Rpc {
             reader_id: report.author.to_string(),
             signed_at: Some(timestamp(report.signed_at)),
             sha256: report.body.0.to_vec(),
+            about_report_id: report.about.map(|n| beside(read, n)).unwrap_or_default(),
             studies: seen.map(|seen| reported(seen.study.to_string(), seen.revision)).collect(),
             ..v1::Report::default()
         }))
@@ -167,6 +168,7 @@ impl Rpc {
             reader_id: row.author,
             signed_at: Some(timestamp(Time(row.signed_at))),
             sha256: body.0.to_vec(),
+            about_report_id: if row.about == 0 { String::new() } else { beside(read, row.about) },
             studies: studies.into_iter().map(|(study, revision)| reported(study, revision)).collect(),
             ..v1::Report::default()
         }))
@@ -220,6 +222,10 @@ impl Archive for Rpc {
         let request = request.into_inner();
         let read: ReadId = request.report_id.parse().map_err(|e| invalid("report_id", &e))?;
         let report = self.report(&caller.tenant, &read, request.version).await.map_err(|e| status(&e))?;
+        if report.status() == v1::ReportStatus::Withheld {
+            // Whoever reads the other of two blinded reads, or is reviewed, must not come by it this way.
+            authorize(&caller, &Action::Operate, &caller.tenant).map_err(|denied| status(&denied))?;
+        }
         Ok(Response::new(report))
     }
 
@@ -368,10 +374,17 @@ fn reported(study: String, revision: u32) -> v1::ReportedStudy {
     v1::ReportedStudy { study_instance_uid: study, revision }
 }
 
+fn beside(read: &ReadId, n: u32) -> String {
+    ReadId { case: read.case.clone(), n }.to_string()
+}
+
 fn report_status(kind: &str) -> v1::ReportStatus {
     match kind {
         "final" => v1::ReportStatus::Final,
         "correction" => v1::ReportStatus::Correction,
+        "preliminary" => v1::ReportStatus::Preliminary,
+        "non-diagnostic" => v1::ReportStatus::NoResult,
+        "withheld" => v1::ReportStatus::Withheld,
         _ => v1::ReportStatus::Unspecified,
     }
 }

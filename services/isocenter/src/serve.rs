@@ -39,6 +39,7 @@ use crate::{
 /// operators ask for.
 const STREAMING: &[&str] = &[
     "/isocenter.v1.ReaderAssignment/SetPresence",
+    "/isocenter.v1.ReaderAssignment/WatchWorklist",
     "/isocenter.v1.Archive/Reconcile",
     "/isocenter.v1.Archive/CheckHistory",
     "/isocenter.v1.Operations/CheckStore",

@@ -3,23 +3,33 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
-use isocenter_assign::{Explanation, Item, Queue, ReaderProfile};
+use isocenter_assign::{Explanation, Item, Lane, Params, Parked, Queue, ReaderProfile};
 use isocenter_domain::{
     Time,
     id::{ReadId, TenantId},
     key::{CaseKey, HoldingKey, ReadKey},
-    record::{case::CaseState, read::ReadState},
+    record::case::CaseState,
 };
 use isocenter_store::Revision;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::{error::Error, view::View};
+use crate::{error::Error, plan::item, view::View};
+
+/// For how long after asking in vain a reader counts as waiting for work. A workstation asks every second or so.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// The queue, one for each tenant: nobody reads for another tenant.
-#[derive(Debug, Default)]
-pub(crate) struct Board(Mutex<Inner>);
+#[derive(Debug)]
+pub(crate) struct Board {
+    params: Params,
+    inner: Mutex<Inner>,
+    /// Told when a read came into the queue that was not in it.
+    pub arrived: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -32,6 +42,21 @@ struct Inner {
     readers: BTreeSet<HoldingKey>,
     /// Reads of which the mirror is known to be behind: not shown before it has caught up.
     floors: BTreeMap<ReadKey, Revision>,
+    /// Reads that came since somebody last looked.
+    fresh: BTreeSet<ReadKey>,
+    /// Cases whose age alone will open them to another pool, by when.
+    ripe: BTreeMap<Time, BTreeSet<CaseKey>>,
+    /// Readers who asked and got nothing: since when, and when they last asked.
+    idle: BTreeMap<HoldingKey, Asked>,
+    /// Reads that were recalled from somebody for a better use, and when.
+    recalled: BTreeMap<ReadKey, Time>,
+}
+
+/// A reader who waits for work.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    since: Time,
+    last: Time,
 }
 
 /// A reader, reserved until this is dropped.
@@ -49,28 +74,50 @@ pub(crate) struct ReadReserved {
     key: ReadKey,
 }
 
+impl Default for Board {
+    fn default() -> Self {
+        Self { params: Params::default(), inner: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
 impl Board {
+    /// What the queue is ordered by.
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+
     /// Shows the reads of a case as the mirrors have them now.
     pub fn refresh(&self, view: &View, key: &CaseKey) {
         // The mirrors are read under the lock, so that of two refreshes the later one shows the later state.
-        let inner = &mut *self.0.lock();
+        let inner = &mut *self.inner.lock();
         let case = view.cases.get(key).filter(|case| case.record.state == CaseState::Ready);
         let reads = view.reads_of(key);
         inner.forget_floors(key, |n| reads.contains_key(&n));
         let mut shown = BTreeSet::new();
         if let Some(case) = &case {
             for read in reads.values() {
+                view.ledger.see(&read.key, &read.record, &item::needs(&case.record));
                 let behind = inner.floors.get(&read.key).is_some_and(|floor| read.mod_revision < *floor);
                 if !behind {
                     inner.floors.remove(&read.key);
                 }
-                if behind || read.record.state != ReadState::Waiting || inner.reads.contains(&read.key) {
+                if behind || !read.record.is_queued() || inner.reads.contains(&read.key) {
                     continue;
                 }
-                let item = view.item(&read.key, &read.record, &case.record);
-                let queue = inner.queues.entry(key.tenant.clone()).or_default();
-                if queue.get(&item.read) != Some(&item) {
-                    queue.insert(item);
+                let (item, opens) = view.placed(&read.key, &read.record, &case.record);
+                if let Some(opens) = opens {
+                    inner.ripe.entry(opens).or_default().insert(key.clone());
+                }
+                let params = &self.params;
+                let queue =
+                    inner.queues.entry(key.tenant.clone()).or_insert_with(|| Queue::new(params.clone()));
+                if queue.get(&item.read) != Some(&item) && queue.insert(item).is_none() {
+                    inner.fresh.insert(read.key.clone());
+                    // What was never offered has just come.
+                    if read.head.seq == 1 {
+                        view.outlook.came(&read.key, queue, view.people.now());
+                    }
+                    self.arrived.notify_one();
                 }
                 shown.insert(read.key.read.clone());
             }
@@ -80,16 +127,96 @@ impl Board {
 
     /// Shows everything anew, and forgets what is gone.
     pub fn refresh_all(&self, view: &View) {
-        let mut keys: BTreeSet<_> = self.0.lock().shown.keys().cloned().collect();
+        let mut keys: BTreeSet<_> = self.inner.lock().shown.keys().cloned().collect();
         keys.extend(view.cases.all().iter().map(|case| case.key.clone()));
         for key in &keys {
             self.refresh(view, key);
         }
     }
 
+    /// Shows anew the cases whose age opens them to another pool by now.
+    pub fn ripen(&self, view: &View, now: Time) {
+        loop {
+            let cases = {
+                let ripe = &mut self.inner.lock().ripe;
+                match ripe.first_entry() {
+                    Some(first) if *first.key() <= now => first.remove(),
+                    Some(_) | None => return,
+                }
+            };
+            for key in &cases {
+                self.refresh(view, key);
+            }
+        }
+    }
+
+    /// The reads that came since this was last asked, in order, those that still wait.
+    pub fn arrivals(&self, now: Time) -> Vec<(ReadKey, Item)> {
+        let inner = &mut *self.inner.lock();
+        let fresh = std::mem::take(&mut inner.fresh);
+        let waiting = |key: ReadKey| {
+            let item = inner.queues.get(&key.tenant)?.get(&key.read)?.clone();
+            Some((key, item))
+        };
+        let mut waiting: Vec<_> = fresh.into_iter().filter_map(waiting).collect();
+        waiting.sort_by_cached_key(|(_, item)| self.params.rank(item, None, now));
+        waiting
+    }
+
+    /// A reader asked, and nothing waited for him.
+    pub fn waits(&self, reader: &HoldingKey, now: Time) {
+        let idle = &mut self.inner.lock().idle;
+        idle.entry(reader.clone()).or_insert(Asked { since: now, last: now }).last = now;
+        // Who does not ask any more is not idle but gone.
+        idle.retain(|_, asked| now.since(asked.last) <= IDLE);
+    }
+
+    /// A reader has work.
+    pub fn works(&self, reader: &HoldingKey) {
+        self.inner.lock().idle.remove(reader);
+    }
+
+    /// The readers who wait for work, and since when. Those to whom an offer is being committed are not among them.
+    pub fn idle(&self, now: Time) -> Vec<(HoldingKey, Time)> {
+        let inner = self.inner.lock();
+        let waits = inner
+            .idle
+            .iter()
+            .filter(|(key, asked)| now.since(asked.last) <= IDLE && !inner.readers.contains(*key));
+        waits.map(|(key, asked)| (key.clone(), asked.since)).collect()
+    }
+
+    /// When a read was last recalled for a better use.
+    pub fn recalled_at(&self, read: &ReadKey) -> Option<Time> {
+        self.inner.lock().recalled.get(read).copied()
+    }
+
+    /// Remembers a recall for as long as it counts.
+    pub fn recalled(&self, read: &ReadKey, now: Time, window: Duration) {
+        let recalled = &mut self.inner.lock().recalled;
+        recalled.retain(|_, at| now.since(*at) < window);
+        recalled.insert(read.clone(), now);
+    }
+
+    /// Every item of a tenant's queue.
+    pub fn items(&self, tenant: &TenantId) -> Vec<Item> {
+        let inner = self.inner.lock();
+        inner.queues.get(tenant).into_iter().flat_map(Queue::items).cloned().collect()
+    }
+
+    /// The tenants that have a queue.
+    pub fn tenants(&self) -> Vec<TenantId> {
+        self.inner.lock().queues.keys().cloned().collect()
+    }
+
+    /// The first read that the reader may have; it stays where it is.
+    pub fn peek(&self, tenant: &TenantId, reader: &ReaderProfile, now: Time) -> Option<Item> {
+        self.inner.lock().queues.get_mut(tenant)?.pick(reader, now).cloned()
+    }
+
     /// Reserves a reader, so that he is made one offer at a time.
     pub fn reserve_reader(self: &Arc<Self>, key: HoldingKey) -> Result<ReaderReserved, Error> {
-        if self.0.lock().readers.insert(key.clone()) {
+        if self.inner.lock().readers.insert(key.clone()) {
             Ok(ReaderReserved { board: Arc::clone(self), key })
         } else {
             Err(Error::InHand)
@@ -104,13 +231,27 @@ impl Board {
         reader: &ReaderProfile,
         now: Time,
     ) -> Option<ReadReserved> {
-        let inner = &mut *self.0.lock();
+        let inner = &mut *self.inner.lock();
         let queue = inner.queues.get_mut(tenant)?;
-        let read = queue.pick(reader, now)?.read.clone();
+        // Who has a read open asks for the one after it.
+        let found =
+            if reader.holding.open > 0 { queue.next_up(reader, now) } else { queue.pick(reader, now) };
+        let read = found?.read.clone();
         queue.remove(&read);
         let key = ReadKey { tenant: tenant.clone(), read };
         inner.reads.insert(key.clone());
         Some(ReadReserved { board: Arc::clone(self), view: view.clone(), key })
+    }
+
+    /// Takes a read out of the queue that was just put back into it, whether or not the mirror has heard of that.
+    pub fn reserve_this(self: &Arc<Self>, view: &View, key: ReadKey) -> Option<ReadReserved> {
+        let inner = &mut *self.inner.lock();
+        if let Some(queue) = inner.queues.get_mut(&key.tenant) {
+            queue.remove(&key.read);
+        }
+        // Where somebody else has reserved it, that one's reservation stands.
+        let free = inner.reads.insert(key.clone());
+        free.then(|| ReadReserved { board: Arc::clone(self), view: view.clone(), key })
     }
 
     /// Why a read is where it is; `None` where it does not wait.
@@ -121,21 +262,28 @@ impl Board {
         now: Time,
         readers: &[ReaderProfile],
     ) -> Option<Explanation> {
-        self.0.lock().queues.get(tenant)?.explain(read, now, readers)
+        self.inner.lock().queues.get(tenant)?.explain(read, now, readers)
     }
 
     /// How many reads wait, and since when the oldest.
     pub fn depth(&self) -> (usize, Option<Time>) {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let items = || inner.queues.values().flat_map(Queue::items);
         (items().count(), items().map(|item: &Item| item.complete_at).min())
     }
 
-    /// How many of the reads that wait no registered reader could ever have.
-    pub fn parked(&self, view: &View, now: Time) -> usize {
-        let inner = self.0.lock();
-        let parked = |(tenant, queue): (&TenantId, &Queue)| queue.parked(&view.profiles(tenant), now).len();
-        inner.queues.iter().map(parked).sum()
+    /// How many reads have used up most of their deadline and still wait.
+    pub fn nearing(&self, now: Time) -> usize {
+        let inner = self.inner.lock();
+        let near = |item: &&Item| self.params.lane(&item.urgency, item.complete_at, now) == Lane::Front;
+        inner.queues.values().flat_map(Queue::items).filter(near).count()
+    }
+
+    /// The reads that wait and no registered reader could ever have.
+    pub fn parked(&self, view: &View, tenant: &TenantId, now: Time) -> Vec<Parked> {
+        let profiles = view.profiles(tenant);
+        let inner = self.inner.lock();
+        inner.queues.get(tenant).map(|queue| queue.parked(&profiles, now)).unwrap_or_default()
     }
 }
 
@@ -176,19 +324,19 @@ impl ReadReserved {
 
     /// Does not show the read again before the mirror has reached `revision`: what it shows is known to be old.
     pub fn not_before(&self, revision: Revision) {
-        self.board.0.lock().floors.insert(self.key.clone(), revision);
+        self.board.inner.lock().floors.insert(self.key.clone(), revision);
     }
 }
 
 impl Drop for ReadReserved {
     fn drop(&mut self) {
-        self.board.0.lock().reads.remove(&self.key);
+        self.board.inner.lock().reads.remove(&self.key);
         self.board.refresh(&self.view, &crate::view::case_key(&self.key));
     }
 }
 
 impl Drop for ReaderReserved {
     fn drop(&mut self) {
-        self.board.0.lock().readers.remove(&self.key);
+        self.board.inner.lock().readers.remove(&self.key);
     }
 }

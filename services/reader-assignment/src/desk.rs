@@ -4,16 +4,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use isocenter_blobs::Blobs;
 use isocenter_domain::{
-    id::{ReaderId, StudyUid, TenantId},
+    id::{ReadId, ReaderId, StudyUid, TenantId},
     key::{CaseKey, HoldingKey, ReadKey, StudyKey},
     record::{
         case::Case,
         read::{Holding, Read, ReadEffect, ReadEvent, ReadKind},
+        registry::{Entry, Reader},
         study::Study,
     },
 };
 use isocenter_runtime::task::Tasks;
-use isocenter_store::table::{Cause, Change, Stored, TableError, Tables};
+use isocenter_store::table::{Cause, Change, Stored, TableError, Tables, owner_range};
+use tokio::sync::Semaphore;
 
 use crate::{
     board::Board,
@@ -22,7 +24,8 @@ use crate::{
     leader::Leadership,
     metrics::Meters,
     show,
-    view::{View, case_key},
+    tally::Tally,
+    view::{View, case_key, reader_key},
 };
 
 /// How often a change that somebody else was first with, or whose outcome is not known, is decided again.
@@ -36,8 +39,11 @@ pub(crate) struct Desk {
     pub blobs: Blobs,
     pub view: View,
     pub board: Arc<Board>,
+    /// Offers that are being committed.
+    pub flights: Arc<Semaphore>,
     pub leadership: Leadership,
     pub meters: Meters,
+    pub tally: Tally,
     pub tasks: Tasks,
 }
 
@@ -91,23 +97,29 @@ impl Desk {
         Ok(loaded.into_iter().flatten().collect())
     }
 
-    /// One event of a read together with what it does to its holder's hands: the pair is never changed apart.
+    /// One event of a read together with what it does to the hands of those whom it concerns: they are never changed
+    /// apart. `hands` are those of everybody whom the event's effects name.
     pub fn apply(
         &self,
         change: &mut Change<'_>,
         read: &Stored<Read>,
-        hands: &Hands,
+        hands: &[&Hands],
         event: ReadEvent,
     ) -> Result<Vec<ReadEffect>, Error> {
         let name = event.name();
         let (next, effects) = read.record.clone().transition(event, change.now())?;
-        let mut holding = hands.holding();
-        for effect in &effects {
-            holding = holding.apply(&read.key.read, effect)?;
-        }
         change.update(read, &next, name);
-        hands.put(change, &holding, name, &read.head.trace);
-        Ok(effects)
+        for hand in hands {
+            let mut holding = hand.holding();
+            for effect in effects.iter().filter(|effect| effect.reader() == Some(&hand.key.reader)) {
+                holding = holding.apply(&read.key.read, effect)?;
+            }
+            hand.put(change, &holding, name, &read.head.trace);
+        }
+        let of = |reader: &ReaderId| hands.iter().any(|hand| hand.key.reader == *reader);
+        let all = effects.iter().filter_map(ReadEffect::reader).all(of);
+        // Hands that were not loaded would stay bound to a read, or free of one.
+        if all { Ok(effects) } else { Err(TableError::Conflict.into()) }
     }
 
     /// Takes an offered or open read from its holder, who did not ask for it.
@@ -115,18 +127,45 @@ impl Desk {
         let Some(holder) = read.record.holder() else { return Err(Error::NOT_HELD) };
         let hands = self.hands(&read.key.tenant, holder).await?;
         let mut change = self.tables.change(cause);
-        self.apply(&mut change, read, &hands, event)?;
+        self.apply(&mut change, read, &[&hands], event)?;
         change.commit().await?;
         Ok(())
     }
 
     /// Adds a read of a case to a change that rests on the case.
-    pub fn create(&self, change: &mut Change<'_>, case: &Stored<Case>, key: &ReadKey, read: &Read) {
+    pub fn create(&self, change: &mut Change<'_>, case: &Stored<Case>, n: u32, read: &Read) {
+        let id = ReadId { case: case.key.case.clone(), n };
+        let key = ReadKey { tenant: case.key.tenant.clone(), read: id };
         let event = match read.kind {
             ReadKind::Primary => "created",
-            ReadKind::Discrepancy { .. } => "discrepancy",
+            ReadKind::Blinded { .. }
+            | ReadKind::Arbitration { .. }
+            | ReadKind::Discrepancy { .. }
+            | ReadKind::SecondOpinion { .. }
+            | ReadKind::Consultation
+            | ReadKind::Review { .. } => read.kind.name(),
         };
-        change.create(key, read, event, &case.head.trace);
+        change.create(&key, read, event, &case.head.trace);
+    }
+
+    /// The reads of a case by number, now.
+    pub async fn reads(&self, case: &CaseKey) -> Result<BTreeMap<u32, Stored<Read>>, TableError> {
+        let id = case.case.as_str();
+        let (reads, _) = self.tables.list::<Read>(&owner_range::<ReadKey>(&case.tenant, id, &[id])).await?;
+        Ok(reads.into_iter().map(|read| (read.key.read.n, read)).collect())
+    }
+
+    /// What the registry says of a reader, now.
+    pub async fn registered(
+        &self,
+        tenant: &TenantId,
+        reader: &ReaderId,
+    ) -> Result<(Stored<Entry>, Reader), Error> {
+        let entry = self.tables.load::<Entry>(&reader_key(tenant, reader)).await?;
+        let Some(entry) = entry else { return Err(Error::NOT_REGISTERED) };
+        let Entry::Reader(registered) = &entry.record else { return Err(Error::NOT_REGISTERED) };
+        let registered = registered.clone();
+        Ok((entry, registered))
     }
 
     /// The read as callers see it, from the store.
@@ -144,8 +183,8 @@ impl Desk {
         show::read(&read.key, &read.record, record, &present, p)
     }
 
-    /// The item of a read whose record and case were loaded.
+    /// The item of a read whose record and case were loaded; whom the other reads of the case bar is the mirrors' word.
     pub fn item(&self, read: &Stored<Read>, case: &Case) -> isocenter_assign::Item {
-        self.view.item(&read.key, &read.record, case)
+        self.view.item_without_ai(&read.key, &read.record, case)
     }
 }

@@ -1,13 +1,15 @@
-//! Opening, returning and reassigning: compare-and-swap at any replica.
+//! Opening, setting aside, returning and reassigning: compare-and-swap at any replica.
 
-use isocenter_assign::filter;
+use std::{collections::BTreeMap, time::Duration};
+
+use isocenter_assign::{Rejection, filter};
 use isocenter_domain::{
     id::{ReaderId, StudyUid},
     key::ReadKey,
     record::{
         case::{Case, CaseState},
-        read::{Read, ReadEvent, ReadState, ReturnReason},
-        registry::Entry,
+        read::{Holding, Read, ReadEvent, ReadState, ReturnReason, SuspendReason},
+        registry::Grade,
         report::StudyRevision,
         study::Study,
     },
@@ -20,7 +22,7 @@ use tracing::Instrument as _;
 use crate::{
     desk::{ATTEMPTS, Desk},
     error::Error,
-    view::reader_key,
+    plan::{apart, item},
 };
 
 /// Who does something to a read, on behalf of which request.
@@ -41,8 +43,9 @@ impl Ask {
 }
 
 impl Desk {
-    /// Opens what was offered, or takes up again what the reader has open; answers with the token.
-    pub async fn open(&self, ask: &Ask) -> Result<v1::Read, Error> {
+    /// Opens what was offered, takes up again what the reader has open or set aside, or, for a reason, takes a read out of
+    /// the queue by its name; answers with the token, and with what the reader works from.
+    pub async fn open(&self, ask: &Ask, by_name: Option<&str>) -> Result<v1::Read, Error> {
         let mut last = TableError::Conflict.into();
         for _ in 0..ATTEMPTS {
             let read = self.read(&ask.key).await?;
@@ -50,7 +53,7 @@ impl Desk {
                 return Ok(opened);
             }
             let span = telemetry::trace::joined(tracing::info_span!("open read"), &read.head.trace);
-            match self.try_open(ask, &read).instrument(span).await {
+            match self.try_open(ask, &read, by_name).instrument(span).await {
                 // What was committed is read back: another delivery of the request may have been first, with its token.
                 Ok(()) => {}
                 Err(e) if e.is_worth_rereading() => last = e,
@@ -74,16 +77,12 @@ impl Desk {
         let case = self.case(&ask.key).await?;
         let mut shown = self.show(read, &case.key, &case.record);
         shown.open_token.clone_from(token);
+        self.show_basis(&mut shown, &ask.key, &read.record).await?;
         Ok(Some(shown))
     }
 
-    async fn try_open(&self, ask: &Ask, read: &Stored<Read>) -> Result<(), Error> {
-        let offered = match &read.record.state {
-            ReadState::Signed { .. } => return Err(Error::SIGNED),
-            _ if read.record.holder() != Some(&ask.reader) => return Err(Error::NOT_HELD),
-            ReadState::Offered { .. } => true,
-            ReadState::Open { .. } | ReadState::Waiting => false,
-        };
+    async fn try_open(&self, ask: &Ask, read: &Stored<Read>, by_name: Option<&str>) -> Result<(), Error> {
+        let taken = Taken::of(ask, &read.record, by_name)?;
         let case = self.case(&ask.key).await?;
         if case.record.state != CaseState::Ready {
             return Err(Error::CLOSED);
@@ -93,41 +92,109 @@ impl Desk {
             return Err(Error::READ_OPEN);
         }
         let studies = self.studies(&ask.key.tenant, &case.record).await?;
-        let mut change = self.tables.change(ask.cause());
-        if offered {
-            self.still_qualified(ask, read, &case.record, &mut change).await?;
-        }
-        let event = ReadEvent::Opened {
-            reader: ask.reader.clone(),
-            token: random::token(),
-            studies: seen(&case.record, &studies)?,
+        let (reader, token) = (ask.reader.clone(), random::token());
+        let (cause, event) = match (taken, by_name) {
+            (Taken::ByName, Some(why)) => {
+                let cause = ask.cause().because(format!("reader {}: {why}", ask.reader));
+                let studies = seen(&case.record, &studies)?;
+                (cause, ReadEvent::OpenedByName { reader, token, studies })
+            }
+            (Taken::ByName, None) | (Taken::Offered | Taken::Again, _) => {
+                let studies = seen(&case.record, &studies)?;
+                (ask.cause(), ReadEvent::Opened { reader, token, studies })
+            }
         };
-        self.apply(&mut change, read, &hands, event)?;
+        let mut change = self.tables.change(cause);
+        if taken != Taken::Again {
+            self.still_qualified(&ask.reader, read, &case, &mut change).await?;
+        }
+        self.apply(&mut change, read, &[&hands], event)?;
         change.unchanged(&case);
         for study in &studies {
             change.unchanged(study);
         }
         change.commit().await?;
-        if offered {
-            self.meters.opened(self.now().since(read.head.updated_at));
+        match taken {
+            Taken::Offered => self.meters.opened(self.now().since(read.head.updated_at)),
+            Taken::ByName => self.tally.opened_by_name(),
+            Taken::Again => {}
         }
         Ok(())
     }
 
-    /// The hard filters once more, on the registry as it is; the change rests on its staying so.
-    async fn still_qualified(
+    /// The hard filters once more, on the registry and the other reads of the case as they are; the change rests on their
+    /// staying so.
+    pub async fn still_qualified(
         &self,
-        ask: &Ask,
+        reader: &ReaderId,
         read: &Stored<Read>,
-        case: &Case,
+        case: &Stored<Case>,
         change: &mut Change<'_>,
     ) -> Result<(), Error> {
-        let entry = self.tables.load::<Entry>(&reader_key(&ask.key.tenant, &ask.reader)).await?;
-        let Some(entry) = entry else { return Err(Error::NOT_REGISTERED) };
-        let Some(profile) = self.view.people.of(&entry, &self.view.ledger) else { return Err(Error::NOT_REGISTERED) };
-        filter::openable(&self.item(read, case), &profile, self.now()).map_err(Error::Rejected)?;
+        let (entry, registered) = self.registered(&case.key.tenant, reader).await?;
+        let stored = self.reads(&case.key).await?;
+        let n = read.key.read.n;
+        let mut reads: BTreeMap<u32, &Read> = stored.iter().map(|(m, other)| (*m, &other.record)).collect();
+        reads.insert(n, &read.record);
+        let mut item = self.item(read, &case.record);
+        item.excluded.extend(item::exclusions(apart::barred(n, &reads)));
+        if let Some(why) = item.excluded.get(reader) {
+            return Err(Error::Rejected(Rejection::Excluded(*why)));
+        }
+        if registered.grade == Grade::Resident && read.record.needs_attending() {
+            return Err(Error::ATTENDING_ONLY);
+        }
+        let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
+        filter::openable(&item, &profile, self.now()).map_err(Error::Rejected)?;
         change.unchanged(&entry);
+        for (m, other) in &stored {
+            if apart::apart((n, &read.record), (*m, &other.record)).is_some() {
+                change.unchanged(other);
+            }
+        }
         Ok(())
+    }
+
+    /// Sets an open read aside for `bound`.
+    pub async fn suspend(
+        &self,
+        ask: &Ask,
+        token: &str,
+        reason: SuspendReason,
+        bound: Duration,
+    ) -> Result<v1::Read, Error> {
+        let mut last = TableError::Conflict.into();
+        for _ in 0..ATTEMPTS {
+            let read = self.read(&ask.key).await?;
+            if read.head.op_id == ask.request_id && matches!(read.record.state, ReadState::Suspended { .. }) {
+                return self.shown(&ask.key).await;
+            }
+            if read.record.holder() != Some(&ask.reader) {
+                return Err(Error::NOT_HELD);
+            }
+            if read.record.token().map(String::as_str) != Some(token) {
+                return Err(Error::Stale { kept: false });
+            }
+            let hands = self.hands(&ask.key.tenant, &ask.reader).await?;
+            if hands.holding().suspended.len() >= Holding::MAX_SUSPENDED {
+                return Err(Error::TOO_MANY_SUSPENDED);
+            }
+            let cause = ask.cause().because(format!("reader {}: {}", ask.reader, reason.name()));
+            let mut change = self.tables.change(cause);
+            let until = change.now().plus(bound);
+            let event =
+                ReadEvent::Suspended { reader: ask.reader.clone(), token: token.to_owned(), reason, until };
+            self.apply(&mut change, &read, &[&hands], event)?;
+            match change.commit().await.map_err(Error::from) {
+                Ok(_) => {
+                    self.tally.suspended(reason);
+                    return self.shown(&ask.key).await;
+                }
+                Err(e) if e.is_worth_rereading() => last = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last)
     }
 
     /// Gives a read back to the queue.
@@ -147,9 +214,7 @@ impl Desk {
                     read.record.returns.iter().any(|r| r.reader == ask.reader && r.reason == reason);
                 return if returned { self.shown(&ask.key).await } else { Err(Error::NOT_HELD) };
             }
-            if let ReadState::Open { token: present, .. } = &read.record.state
-                && token.as_ref() != Some(present)
-            {
+            if read.record.token().is_some_and(|present| token.as_ref() != Some(present)) {
                 return Err(Error::Stale { kept: false });
             }
             let event = ReadEvent::Returned { reader: ask.reader.clone(), token: token.clone(), reason };
@@ -179,12 +244,10 @@ impl Desk {
         let mut from: Option<ReaderId> = None;
         for _ in 0..ATTEMPTS {
             let read = self.read(key).await?;
-            if read.head.op_id == cause.op_id && read.record.state == ReadState::Waiting {
+            if read.head.op_id == cause.op_id && read.record.is_queued() {
                 return self.shown(key).await;
             }
-            if matches!(read.record.state, ReadState::Signed { .. }) {
-                return Err(Error::SIGNED);
-            }
+            over(&read.record)?;
             let taken = |from: &ReaderId| {
                 read.record.returns.iter().any(|r| r.reader == *from && r.reason == ReturnReason::Reassigned)
             };
@@ -202,6 +265,50 @@ impl Desk {
             }
         }
         Err(last)
+    }
+}
+
+/// How a read comes into a reader's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// It was offered or handed to him.
+    Offered,
+    /// He had it open or set aside.
+    Again,
+    /// Out of the queue.
+    ByName,
+}
+
+impl Taken {
+    fn of(ask: &Ask, read: &Read, by_name: Option<&str>) -> Result<Self, Error> {
+        over(read)?;
+        let ours = read.holder() == Some(&ask.reader);
+        match &read.state {
+            ReadState::Offered { .. } if ours => Ok(Self::Offered),
+            ReadState::Open { .. } | ReadState::Suspended { .. } if ours => Ok(Self::Again),
+            ReadState::Waiting | ReadState::AwaitingFinal if by_name.is_some() => Ok(Self::ByName),
+            ReadState::Offered { .. }
+            | ReadState::Open { .. }
+            | ReadState::Suspended { .. }
+            | ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Signed { .. }
+            | ReadState::NonDiagnostic { .. }
+            | ReadState::Cancelled { .. } => Err(Error::NOT_HELD),
+        }
+    }
+}
+
+/// Refuses what is over.
+pub(crate) fn over(read: &Read) -> Result<(), Error> {
+    match &read.state {
+        ReadState::Signed { .. } | ReadState::NonDiagnostic { .. } => Err(Error::SIGNED),
+        ReadState::Cancelled { .. } => Err(Error::CANCELLED),
+        ReadState::Waiting
+        | ReadState::AwaitingFinal
+        | ReadState::Offered { .. }
+        | ReadState::Open { .. }
+        | ReadState::Suspended { .. } => Ok(()),
     }
 }
 

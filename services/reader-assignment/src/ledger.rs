@@ -16,7 +16,7 @@ use isocenter_domain::{
     Time,
     id::{ReaderId, TenantId},
     key::{HoldingKey, ReadKey},
-    record::read::ReadState,
+    record::read::{Read, ReadState},
 };
 use parking_lot::Mutex;
 
@@ -27,10 +27,19 @@ pub(crate) struct Ledger(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     /// Reads that are open: by whom, since when. At most as many as readers have in hand.
-    opened: BTreeMap<ReadKey, (ReaderId, Time)>,
+    opened: BTreeMap<ReadKey, Opened>,
     /// In the order in which they were seen; those of the last [`Ledger::DAY`].
     signed: BTreeMap<HoldingKey, VecDeque<Signed>>,
     estimates: BTreeMap<TenantId, Estimates>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    reader: ReaderId,
+    since: Time,
+    /// For how long it was set aside, up to the last time it was taken up.
+    aside: Duration,
+    aside_since: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -47,18 +56,26 @@ impl Ledger {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Takes note of a read as it is. The same state again changes nothing.
-    pub fn see(&self, key: &ReadKey, state: &ReadState, needs: &Needs) {
+    pub fn see(&self, key: &ReadKey, read: &Read, needs: &Needs) {
         let inner = &mut *self.0.lock();
-        match state {
-            ReadState::Open { reader, since, .. } => {
-                let opened = inner.opened.entry(key.clone()).or_insert_with(|| (reader.clone(), *since));
-                // Taking it up again does not begin it anew; another reader does.
-                if opened.0 != *reader {
-                    *opened = (reader.clone(), *since);
+        if let Some(signed) = &read.preliminary {
+            inner.signed(key, &signed.reader, signed.at, needs);
+        }
+        match &read.state {
+            ReadState::Open { reader, since, .. } => inner.opened(key, reader, *since),
+            ReadState::Suspended { reader, since, .. } => {
+                let opened = inner.opened.get_mut(key).filter(|opened| opened.reader == *reader);
+                if let Some(opened) = opened {
+                    opened.aside_since = Some(*since);
                 }
             }
-            ReadState::Signed { reader, at, .. } => inner.signed(key, reader, *at, needs),
-            ReadState::Waiting | ReadState::Offered { .. } => {
+            ReadState::Signed { reader, at, .. } | ReadState::NonDiagnostic { reader, at, .. } => {
+                inner.signed(key, reader, *at, needs);
+            }
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Offered { .. }
+            | ReadState::Cancelled { .. } => {
                 inner.opened.remove(key);
             }
         }
@@ -87,6 +104,22 @@ impl Inner {
         self.estimates.entry(tenant.clone()).or_insert_with(|| Estimates::new(Prior::default()))
     }
 
+    /// Taking a read up again does not begin it anew; another reader does.
+    fn opened(&mut self, key: &ReadKey, reader: &ReaderId, since: Time) {
+        let (reader, aside) = (reader.clone(), Duration::ZERO);
+        let anew = Opened { reader, since, aside, aside_since: None };
+        match self.opened.get_mut(key) {
+            Some(opened) if opened.reader == anew.reader => {
+                if let Some(from) = opened.aside_since.take() {
+                    opened.aside += since.since(from);
+                }
+            }
+            Some(_) | None => {
+                self.opened.insert(key.clone(), anew);
+            }
+        }
+    }
+
     fn signed(&mut self, key: &ReadKey, reader: &ReaderId, at: Time, needs: &Needs) {
         let exam = Exam::of(needs);
         let points = self.of(&key.tenant).work(&exam).points;
@@ -98,12 +131,9 @@ impl Inner {
         signed.push_back(Signed { read: key.clone(), at, points });
         let newest = signed.iter().map(|known| known.at).max().unwrap_or(at);
         signed.retain(|known| newest.since(known.at) <= Ledger::DAY);
-        let Some((opener, opened_at)) = self.opened.remove(key) else { return };
-        if opener != *reader {
-            return;
-        }
-        let seen =
-            Observation { reader: opener, exam, opened_at, signed_at: at, suspended: Duration::ZERO };
+        let Some(opened) = self.opened.remove(key).filter(|opened| opened.reader == *reader) else { return };
+        let (reader, opened_at, suspended) = (opened.reader, opened.since, opened.aside);
+        let seen = Observation { reader, exam, opened_at, signed_at: at, suspended };
         if let Err(absurd) = self.of(&key.tenant).observe(&seen) {
             tracing::debug!(error = %absurd, "nothing is learnt from how long a read took");
         }

@@ -5,7 +5,11 @@
 //! signing are compare-and-swap anywhere. A read and its holder's hands are always changed in one transaction, which is
 //! why a read is open with one reader at most and a reader has one read open at most.
 
+mod arrive;
+mod ask;
+mod basis;
 mod board;
+mod calls;
 mod config;
 mod desk;
 mod error;
@@ -26,7 +30,10 @@ mod rpc;
 mod session;
 mod show;
 mod sign;
+mod tally;
+mod transfer;
 mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -38,6 +45,7 @@ use isocenter_store::{
     table::{Mirrors, Tables},
 };
 use isocenter_wire::v1::reader_assignment_server::ReaderAssignmentServer;
+use tokio::sync::Semaphore;
 use tonic::service::RoutesBuilder;
 
 use crate::{
@@ -45,9 +53,11 @@ use crate::{
     desk::Desk,
     leader::{Campaign, Leadership},
     metrics::Meters,
+    offer::{FLIGHTS, Offers},
     presence::Presence,
     reconcile::{Cases, Lead},
     rpc::Rpc,
+    tally::Tally,
     view::View,
 };
 pub use crate::{config::Config, error::Error};
@@ -99,8 +109,9 @@ impl Service {
         let (leadership, campaign) =
             Leadership::new(Arc::clone(tables.kv()), Arc::clone(tables.clock()), &address, config.presence.0);
         let meters = Meters::new(&metrics);
-        let board = Arc::new(Board::default());
-        let desk = Desk { config, tables, blobs, view, board, leadership, meters, tasks };
+        let (board, tally) = (Arc::new(Board::default()), Tally::new(&metrics));
+        let flights = Arc::new(Semaphore::new(FLIGHTS));
+        let desk = Desk { config, tables, blobs, view, board, flights, leadership, meters, tally, tasks };
         Ok(Self { desk: Arc::new(desk), nodes, shares, campaign, hooks: Hooks::new(&metrics) })
     }
 
@@ -119,6 +130,10 @@ impl Service {
         let tasks = desk.tasks.clone();
         campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
+        let offers = Offers::new(Arc::clone(&desk));
+        tasks.background("arrivals", Arc::clone(&desk).keep_arrivals(offers, tasks.token()));
+        tasks.background("leases", Arc::clone(&desk).keep_leases(tasks.token()));
+        tasks.background("outlook", Arc::clone(&desk).keep_outlook(tasks.token()));
         tasks.background("gauges", Meters::observe(Arc::clone(&desk), tasks.token()));
         let queue = Queue::new(Arc::clone(desk.tables.clock()));
         let cases = Arc::new(Cases(Arc::clone(&desk)));

@@ -1,23 +1,29 @@
 //! The worklist and the reasons behind it: from the mirrors and the queue in memory, at any replica.
 
-use std::sync::Arc;
+use std::{collections::BinaryHeap, sync::Arc};
 
-use isocenter_assign::{ReaderProfile, filter};
+use isocenter_assign::{Item, ReaderProfile, Rejection, filter};
 use isocenter_domain::{
     Time,
     id::{ReaderId, TenantId},
-    key::{PlanKey, ReadKey},
+    key::{CaseKey, PlanKey, ReadKey},
     record::{
         case::Case,
-        read::{Read, ReadState},
+        read::{Read, ReadKind, ReadState},
     },
 };
 use isocenter_store::table::Stored;
 use isocenter_wire::{Malformed, v1};
 
-use crate::{desk::Desk, error::Error, plan::item, show, view::case_key};
+use crate::{
+    desk::Desk,
+    error::Error,
+    plan::{apart::Barred, item},
+    show,
+    view::case_key,
+};
 
-/// The place of a read in the worklist: the queue in its order, then what is in hand, then what is signed, the newest
+/// The place of a read in the worklist: the queue in its order, then what is in hand, then what is done, the newest
 /// first. As text it is the page token.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -29,11 +35,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn of(item: &isocenter_assign::Item, state: &ReadState, now: Time) -> Self {
-        let (group, (lane, first, second)) = match state {
-            ReadState::Waiting => (0, item::order(item, now)),
-            ReadState::Offered { .. } | ReadState::Open { .. } => (1, (0, item.complete_at.0, 0)),
-            ReadState::Signed { at, .. } => (2, (0, at.0.saturating_neg(), 0)),
+    fn of(item: &Item, read: &Read, now: Time) -> Self {
+        let (group, (lane, first, second)) = match &read.state {
+            ReadState::Waiting | ReadState::AwaitingFinal => (0, item::order(item, now)),
+            ReadState::Offered { .. } | ReadState::Open { .. } | ReadState::Suspended { .. } => {
+                (1, (0, item.complete_at.0, 0))
+            }
+            ReadState::Signed { at, .. }
+            | ReadState::NonDiagnostic { at, .. }
+            | ReadState::Cancelled { at } => (2, (0, at.0.saturating_neg(), 0)),
         };
         Self { group, lane, first, second, read: item.read.to_string() }
     }
@@ -58,84 +68,166 @@ impl Place {
 /// What of the worklist is asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
+    /// Only what this reader may see.
     pub reader: Option<ReaderId>,
     /// Empty: all.
     pub states: Vec<v1::ReadState>,
-    pub page_size: usize,
-    pub page_token: String,
 }
 
-type Listed = (Place, Arc<Stored<Read>>, Arc<Stored<Case>>);
+/// A page of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    pub size: usize,
+    pub token: String,
+}
+
+/// A read in its place; ordered by that alone, which the read's id makes unique.
+struct Listed {
+    place: Place,
+    read: Arc<Stored<Read>>,
+    case: Arc<Stored<Case>>,
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for Listed {}
+
+impl PartialOrd for Listed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Listed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place.cmp(&other.place)
+    }
+}
 
 impl Desk {
-    /// A page of the worklist.
-    pub fn worklist(&self, tenant: &TenantId, filter: &Filter) -> Result<v1::ListWorklistResponse, Error> {
-        let after = match filter.page_token.as_str() {
+    /// A page of the worklist. It costs one look at each live read and no sort of them: only the page is kept in order.
+    pub fn worklist(
+        &self,
+        tenant: &TenantId,
+        filter: &Filter,
+        page: &Page,
+    ) -> Result<v1::ListWorklistResponse, Error> {
+        let after = match page.token.as_str() {
             "" => None,
             text => Some(
                 Place::parse(text)
                     .ok_or_else(|| Malformed::new("page_token", "is not from an earlier answer"))?,
             ),
         };
-        let profile = match &filter.reader {
-            None => None,
-            Some(reader) => Some(self.view.profile(tenant, reader).ok_or(Error::NOT_REGISTERED)?),
-        };
+        let profile = self.viewer(tenant, filter)?;
         let now = self.now();
-        let reads = self.view.reads.all();
-        let mut listed: Vec<Listed> = reads
-            .into_iter()
-            .filter(|read| read.key.tenant == *tenant)
-            .filter(|read| {
-                filter.states.is_empty() || filter.states.contains(&show::state(&read.record.state))
-            })
-            .filter_map(|read| self.placed(read, profile.as_ref(), now))
-            .filter(|(place, ..)| after.as_ref().is_none_or(|after| place > after))
-            .collect();
-        listed.sort_by(|a, b| a.0.cmp(&b.0));
-        let more = listed.len() > filter.page_size;
-        listed.truncate(filter.page_size);
-        let last = listed.last().filter(|_| more).map(|(place, ..)| place.text());
-        Ok(v1::ListWorklistResponse {
-            reads: listed.iter().map(|(_, read, case)| self.show(read, &case.key, &case.record)).collect(),
-            next_page_token: last.unwrap_or_default(),
-        })
+        let mut first: BinaryHeap<Listed> = BinaryHeap::with_capacity(page.size + 2);
+        for read in self.view.reads.all() {
+            if read.key.tenant != *tenant || !filter.has(&read.record) {
+                continue;
+            }
+            let Some(listed) = self.placed(read, profile.as_ref(), now) else { continue };
+            if after.as_ref().is_some_and(|after| listed.place <= *after) {
+                continue;
+            }
+            first.push(listed);
+            // One more than the page, which tells whether there is another.
+            if first.len() > page.size + 1 {
+                first.pop();
+            }
+        }
+        let more = first.len() > page.size;
+        let mut listed = first.into_sorted_vec();
+        listed.truncate(page.size);
+        let last = listed.last().filter(|_| more).map(|listed| listed.place.text());
+        let shown = listed.iter().map(|l| self.show(&l.read, &l.case.key, &l.case.record));
+        Ok(v1::ListWorklistResponse { reads: shown.collect(), next_page_token: last.unwrap_or_default() })
     }
 
-    /// A read with its place, where the reader, if one is named, may see it.
+    /// The profile of the reader whose worklist is asked for; none: everybody's.
+    pub fn viewer(&self, tenant: &TenantId, filter: &Filter) -> Result<Option<ReaderProfile>, Error> {
+        let Some(reader) = &filter.reader else { return Ok(None) };
+        self.view.profile(tenant, reader).ok_or(Error::NOT_REGISTERED).map(Some)
+    }
+
+    /// The reads of one case that the filter names and the viewer sees.
+    pub fn visible_of(
+        &self,
+        case: &CaseKey,
+        filter: &Filter,
+        profile: Option<&ReaderProfile>,
+    ) -> Vec<v1::Read> {
+        let now = self.now();
+        let reads = self.view.reads_of(case).into_values().filter(|read| filter.has(&read.record));
+        let listed = reads.filter_map(|read| self.placed(read, profile, now));
+        listed.map(|l| self.show(&l.read, &l.case.key, &l.case.record)).collect()
+    }
+
+    /// A read with its place, where the viewer may see it.
     fn placed(&self, read: Arc<Stored<Read>>, profile: Option<&ReaderProfile>, now: Time) -> Option<Listed> {
         let case = self.view.cases.get(&case_key(&read.key))?;
         // What AI says orders only what waits.
-        let item = match read.record.state {
-            ReadState::Waiting => self.view.item(&read.key, &read.record, &case.record),
-            ReadState::Offered { .. } | ReadState::Open { .. } | ReadState::Signed { .. } => {
-                self.item(&read, &case.record)
-            }
+        let item = if read.record.is_queued() {
+            self.view.item(&read.key, &read.record, &case.record)
+        } else {
+            self.item(&read, &case.record)
         };
-        let visible = profile.is_none_or(|profile| {
-            let signed =
-                matches!(&read.record.state, ReadState::Signed { reader, .. } if *reader == profile.id);
-            signed
-                || read.record.holder() == Some(&profile.id)
-                || filter::qualified(&item, profile, now).is_ok()
-        });
-        visible.then(|| (Place::of(&item, &read.record.state, now), read, case))
+        if !profile.is_none_or(|profile| self.sees(&read, &item, profile)) {
+            return None;
+        }
+        Some(Listed { place: Place::of(&item, &read.record, now), read, case })
     }
 
-    /// Why a read is where it is.
-    pub async fn explain(&self, key: &ReadKey) -> Result<v1::ExplainReadResponse, Error> {
+    /// Whether a reader sees a read: his own, and what the hard filters allow him.
+    pub fn sees(&self, read: &Stored<Read>, item: &Item, profile: &ReaderProfile) -> bool {
+        let record = &read.record;
+        let own = record.holder() == Some(&profile.id)
+            || record.concluded().is_some_and(|(reader, ..)| *reader == profile.id)
+            || record.preliminary.as_ref().is_some_and(|signed| signed.reader == profile.id);
+        own || (filter::qualified(item, profile, self.now()).is_ok() && !self.is_hidden(read))
+    }
+
+    /// Whether what has become of a read is hidden from all other readers: any of them may be given the other one of its
+    /// pair.
+    fn is_hidden(&self, read: &Stored<Read>) -> bool {
+        let ReadKind::Blinded { with } = read.record.kind else { return false };
+        let other = self.view.reads_of(&case_key(&read.key)).remove(&with);
+        let both_done = !read.record.is_live() && other.is_some_and(|other| !other.record.is_live());
+        !read.record.is_queued() && !both_done
+    }
+
+    /// Why a read is where it is, as `viewer` may know it: none, everything.
+    pub async fn explain(
+        &self,
+        key: &ReadKey,
+        viewer: Option<&ReaderId>,
+    ) -> Result<v1::ExplainReadResponse, Error> {
         let (read, case) = tokio::try_join!(self.read(key), self.case(key))?;
         let profiles = self.view.profiles(&key.tenant);
         let now = self.now();
         let explanation = self.board.explain(&key.tenant, &key.read, now, &profiles);
         let item = self.view.item(key, &read.record, &case.record);
+        if let Some(viewer) = viewer {
+            let profile =
+                profiles.iter().find(|profile| profile.id == *viewer).ok_or(Error::NOT_REGISTERED)?;
+            if !self.sees(&read, &item, profile) {
+                return Err(Error::NotFound("read"));
+            }
+        }
+        let barred = self.view.barred(key, &read.record);
         let readers = profiles.iter().map(|profile| {
             let rejections = filter::rejections(&item, profile, now);
+            // Whose report is reviewed, or who has the other read of a pair, is for no reader to know.
+            let why = barred.get(&profile.id).filter(|_| viewer.is_none());
             v1::ReaderVerdict {
                 reader_id: profile.id.to_string(),
                 eligible: rejections.is_empty(),
                 rejected_by: item::telling(&rejections)
-                    .map(item::rejection_name)
+                    .map(|r| told(r, why, viewer.is_some()))
                     .unwrap_or_default()
                     .to_owned(),
             }
@@ -153,6 +245,22 @@ impl Desk {
             readers: readers.collect(),
             read: Some(self.show(&read, &case.key, &case.record)),
         })
+    }
+}
+
+impl Filter {
+    /// Whether the filter's states have the read's.
+    fn has(&self, read: &Read) -> bool {
+        self.states.is_empty() || self.states.contains(&show::state(&read.state))
+    }
+}
+
+/// A filter's name; of the one that bars single readers, why this one, which no reader is told.
+fn told(rejection: Rejection, why: Option<&Barred>, to_a_reader: bool) -> &'static str {
+    match (rejection, why) {
+        (Rejection::Excluded(_), _) if to_a_reader => "excluded",
+        (Rejection::Excluded(_), Some(why)) => why.name(),
+        (rejection, _) => item::rejection_name(rejection),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use isocenter_domain::record::read::{ReadState, ReturnReason};
+use isocenter_assign::shortage::Outlook;
+use isocenter_domain::{
+    id::TenantId,
+    record::read::{ReadState, ReturnReason},
+};
 use isocenter_runtime::metrics::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Metrics};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +22,10 @@ pub(crate) struct Meters {
     returns: IntCounterVec,
     lapses: IntCounter,
     forwarded: IntCounter,
+    recalls: IntCounterVec,
+    nearing: IntGauge,
+    waits: IntGaugeVec,
+    shortages: IntGaugeVec,
     reads: IntGaugeVec,
     depth: IntGauge,
     oldest: IntGauge,
@@ -44,6 +52,22 @@ impl Meters {
             ),
             lapses: metrics.counter("lapses_total", "Offers that lapsed."),
             forwarded: metrics.counter("forwarded_total", "Requests for work passed on to the leader."),
+            recalls: metrics.counter_vec(
+                "recalls_total",
+                "Reads leased ahead and taken back, by reason.",
+                &["reason"],
+            ),
+            nearing: metrics.gauge("nearing", "Reads in the queue of which most of the deadline has passed."),
+            waits: metrics.gauge_vec(
+                "predicted_wait_seconds",
+                "How long a read that comes now is predicted to wait; -1: beyond eight hours.",
+                &["class", "pool"],
+            ),
+            shortages: metrics.gauge_vec(
+                "predicted_late_seconds",
+                "Reading time of the next eight hours that is predicted to be late.",
+                &["class", "pool"],
+            ),
             reads: metrics.gauge_vec("reads", "Live reads by state.", &["state"]),
             depth: metrics.gauge("queue_depth", "Reads in the queue."),
             oldest: metrics.gauge("queue_oldest_seconds", "The age of the oldest read in the queue."),
@@ -90,6 +114,27 @@ impl Meters {
         self.lapses.inc();
     }
 
+    /// A read leased ahead was taken back.
+    pub fn recalled(&self, reason: &str) {
+        self.recalls.with_label_values(&[reason]).inc();
+    }
+
+    /// What is predicted, of the whole network.
+    pub fn ahead(&self, outlook: &Outlook) {
+        self.waits.reset();
+        for first in &outlook.forecasts {
+            let labels = [first.class.as_str(), first.pool.as_str()];
+            if first.at == outlook.forecasts[0].at {
+                self.waits.with_label_values(&labels).set(first.wait.map_or(-1, seconds));
+            }
+        }
+        self.shortages.reset();
+        for shortage in &outlook.shortages {
+            let labels = [shortage.class.as_str(), shortage.pool.as_str()];
+            self.shortages.with_label_values(&labels).set(seconds(shortage.late));
+        }
+    }
+
     pub fn forwarded(&self) {
         self.forwarded.inc();
     }
@@ -111,29 +156,48 @@ impl Meters {
         self.depth.set(gauge(depth));
         let oldest = oldest.map_or(0, |since| now.since(since).as_secs());
         self.oldest.set(i64::try_from(oldest).unwrap_or(i64::MAX));
+        self.nearing.set(gauge(desk.board.nearing(now)));
         self.stuck.set(gauge(desk.stuck(now)));
         self.overdue.set(gauge(desk.overdue(now)));
-        self.parked.set(gauge(desk.board.parked(&desk.view, desk.now())));
+        let parked = |tenant: &TenantId| desk.board.parked(&desk.view, tenant, now).len();
+        self.parked.set(gauge(desk.board.tenants().iter().map(parked).sum()));
         self.leader.set(i64::from(desk.leadership.fence().is_some()));
         let (mut waiting, mut offered, mut open, mut signed) = (0, 0, 0, 0);
+        let (mut awaiting, mut suspended) = (0, 0);
         for read in desk.view.reads.all() {
             match read.record.state {
                 ReadState::Waiting => waiting += 1,
+                ReadState::AwaitingFinal => awaiting += 1,
                 ReadState::Offered { .. } => offered += 1,
                 ReadState::Open { .. } => open += 1,
-                ReadState::Signed { .. } => signed += 1,
+                ReadState::Suspended { .. } => suspended += 1,
+                ReadState::Signed { .. } | ReadState::NonDiagnostic { .. } | ReadState::Cancelled { .. } => {
+                    signed += 1;
+                }
             }
         }
-        for (state, n) in [("waiting", waiting), ("offered", offered), ("open", open), ("signed", signed)] {
+        let states = [
+            ("waiting", waiting),
+            ("awaiting-final", awaiting),
+            ("offered", offered),
+            ("open", open),
+            ("suspended", suspended),
+            ("signed", signed),
+        ];
+        for (state, n) in states {
             self.reads.with_label_values(&[state]).set(n);
         }
-        // A reader has one read in hand at most, so that these are also the reads in hand.
+        // A reader has one offer and one open read at most, so that these are also the readers who have one.
         for (state, n) in
             [("present", gauge(desk.view.presence.count())), ("offered", offered), ("open", open)]
         {
             self.readers.with_label_values(&[state]).set(n);
         }
     }
+}
+
+fn seconds(d: Duration) -> i64 {
+    i64::try_from(d.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn gauge(n: usize) -> i64 {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use isocenter_assign::filter;
+use isocenter_assign::{Item, ReaderProfile, filter, next_up};
 use isocenter_domain::{
+    Time,
     id::{ReaderId, TenantId},
     key::{HoldingKey, ReadKey},
     record::{
@@ -17,13 +18,14 @@ use isocenter_store::{
     table::{Cause, Stored, TableError},
 };
 use isocenter_wire::v1;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::{
     board::{ReadReserved, ReaderReserved},
     desk::{Desk, Hands},
     error::Error,
+    lease,
     reconcile::ACTOR,
 };
 
@@ -42,7 +44,6 @@ const READ_BACK: Schedule =
 #[derive(Clone, Debug)]
 pub(crate) struct Offers {
     desk: Arc<Desk>,
-    flights: Arc<Semaphore>,
 }
 
 /// Who asks for work.
@@ -69,7 +70,7 @@ enum Attempt {
 
 impl Offers {
     pub fn new(desk: Arc<Desk>) -> Self {
-        Self { desk, flights: Arc::new(Semaphore::new(FLIGHTS)) }
+        Self { desk }
     }
 
     /// The reader's standing offer, else a new one; `None` where nothing waits for this reader.
@@ -93,16 +94,39 @@ impl Offers {
         reader: ReaderId,
         actor: String,
     ) -> Result<Option<v1::Read>, Error> {
-        let flight = Arc::clone(&self.flights).try_acquire_owned().map_err(|_| Error::Busy)?;
+        let answered = self.begin(fence, tenant, reader, actor).ok_or(Error::Busy)?;
+        // The task ends without an answer only where this process does.
+        answered.await.unwrap_or(Err(Error::NoLeader))
+    }
+
+    /// Sets about an offer; none where as many are being committed as may be. The answer need not be waited for.
+    pub fn begin(
+        &self,
+        fence: Fence,
+        tenant: TenantId,
+        reader: ReaderId,
+        actor: String,
+    ) -> Option<oneshot::Receiver<Result<Option<v1::Read>, Error>>> {
+        let flight = Arc::clone(&self.desk.flights).try_acquire_owned().ok()?;
         let (answer, answered) = oneshot::channel();
         let (offers, asking) = (self.clone(), Asking { tenant, reader, actor });
         self.desk.tasks.background("offer", async move {
+            let offered = offers.offer(&asking, &fence).await;
+            offers.note(&asking, &offered);
             // A caller that is gone asks again and is given the standing offer.
-            drop(answer.send(offers.offer(&asking, &fence).await));
+            drop(answer.send(offered));
             drop(flight);
         });
-        // The task ends without an answer only where this process does.
-        answered.await.unwrap_or(Err(Error::NoLeader))
+        Some(answered)
+    }
+
+    /// Who got nothing waits for work.
+    fn note(&self, asking: &Asking, offered: &Result<Option<v1::Read>, Error>) {
+        let key = HoldingKey { tenant: asking.tenant.clone(), reader: asking.reader.clone() };
+        match offered {
+            Ok(None) => self.desk.board.waits(&key, self.desk.now()),
+            Ok(Some(_)) | Err(_) => self.desk.board.works(&key),
+        }
     }
 
     async fn offer(&self, asking: &Asking, fence: &Fence) -> Result<Option<v1::Read>, Error> {
@@ -114,12 +138,13 @@ impl Offers {
             let holding = hands.holding();
             if let Some(open) = &holding.open {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: open.clone() };
-                if self.desk.tables.load::<Read>(&key).await?.is_some_and(|read| is_held(&read, asking)) {
-                    return Err(Error::READ_OPEN);
+                if !self.desk.tables.load::<Read>(&key).await?.is_some_and(|read| is_held(&read, asking)) {
+                    self.free(&hands, &Holding { open: None, ..holding }).await?;
+                    continue;
                 }
-                self.free(&hands, &Holding { open: None, ..holding }).await?;
-                continue;
             }
+            // Who has a read open is leased the one after it, if any may be.
+            let busy = holding.open.is_some();
             if let Some(offered) = holding.offered {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
                 match self.standing(asking, &hands, &key).await? {
@@ -132,10 +157,10 @@ impl Offers {
             profile.present = true;
             profile.accepting = accepting;
             // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
-            profile.holding = isocenter_assign::Holding::default();
-            let now = self.desk.now();
-            let read = self.desk.board.reserve_read(&self.desk.view, &asking.tenant, &profile, now);
-            let Some(read) = read else { return Ok(None) };
+            profile.holding = isocenter_assign::Holding { open: u32::from(busy), ..Default::default() };
+            let Some(read) = self.found(asking, &profile).await? else {
+                return if busy { Err(Error::READ_OPEN) } else { Ok(None) };
+            };
             let pair = Reserved { read, reader: reserved };
             match self.attempt(asking, fence, pair, &hands, &profile).await? {
                 Attempt::Made(read) => return Ok(Some(*read)),
@@ -143,6 +168,21 @@ impl Offers {
             }
         }
         Err(TableError::Conflict.into())
+    }
+
+    /// Reserves the read that the reader is to have: of the queue, or one that is leased to somebody who makes less of it.
+    async fn found(&self, asking: &Asking, profile: &ReaderProfile) -> Result<Option<ReadReserved>, Error> {
+        let (board, view, tenant) = (&self.desk.board, &self.desk.view, &asking.tenant);
+        let now = self.desk.now();
+        board.ripen(view, now);
+        if profile.holding.open == 0 {
+            let instead = board.peek(tenant, profile, now);
+            let recalled = self.desk.recall_for(tenant, profile, instead.as_ref(), now).await?;
+            if let Some(read) = recalled.and_then(|key| board.reserve_this(view, key)) {
+                return Ok(Some(read));
+            }
+        }
+        Ok(board.reserve_read(view, tenant, profile, now))
     }
 
     /// Whether the reader wants offers; refused where the reader is not present.
@@ -177,7 +217,13 @@ impl Offers {
                 Ok(Some(self.desk.show(&read, &case.key, &case.record)))
             }
             // Opened since the hands were loaded.
-            ReadState::Waiting | ReadState::Open { .. } | ReadState::Signed { .. } => Ok(None),
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Open { .. }
+            | ReadState::Suspended { .. }
+            | ReadState::Signed { .. }
+            | ReadState::NonDiagnostic { .. }
+            | ReadState::Cancelled { .. } => Ok(None),
         }
     }
 
@@ -195,21 +241,22 @@ impl Offers {
         fence: &Fence,
         pair: Reserved,
         hands: &Hands,
-        profile: &isocenter_assign::ReaderProfile,
+        profile: &ReaderProfile,
     ) -> Result<Attempt, Error> {
         let key = pair.read.key().clone();
         let read = self.desk.tables.load::<Read>(&key).await?;
         let case = self.desk.tables.load::<Case>(&crate::view::case_key(&key)).await?;
         let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
-        let fits = read.record.state == ReadState::Waiting
+        let fits = read.record.is_queued()
             && case.record.state == CaseState::Ready
-            && filter::eligible(&self.desk.item(&read, &case.record), profile, self.desk.now()).is_ok();
+            && may_have(&self.desk.item(&read, &case.record), profile, self.desk.now());
         if !fits {
             pair.read.not_before(read.mod_revision);
             return Ok(Attempt::Other(pair.reader));
         }
         let span = telemetry::trace::joined(tracing::info_span!("offer read"), &read.head.trace);
-        let committed = self.commit(asking, fence, &read, &case, hands).instrument(span).await;
+        let lasts = if profile.holding.open > 0 { lease::LASTS } else { self.desk.config.offer.0 };
+        let committed = self.commit(asking, fence, (&read, &case), hands, lasts).instrument(span).await;
         match committed {
             Ok(offered) => {
                 pair.read.not_before(offered.mod_revision);
@@ -236,16 +283,16 @@ impl Offers {
         &self,
         asking: &Asking,
         fence: &Fence,
-        read: &Stored<Read>,
-        case: &Stored<Case>,
+        (read, case): (&Stored<Read>, &Stored<Case>),
         hands: &Hands,
+        lasts: std::time::Duration,
     ) -> Result<Stored<Read>, Error> {
         let cause = Cause::request(&random::uuid_v7().to_string(), &asking.actor);
         let cause = cause.because(format!("reader {}", asking.reader));
         let mut change = self.desk.tables.change(cause);
-        let until = change.now().plus(self.desk.config.offer.0);
+        let until = change.now().plus(lasts);
         let event = ReadEvent::Offered { reader: asking.reader.clone(), until };
-        self.desk.apply(&mut change, read, hands, event)?;
+        self.desk.apply(&mut change, read, &[hands], event)?;
         change.unchanged(case);
         change.require(fence.compare());
         let mod_revision = change.commit().await?;
@@ -277,6 +324,15 @@ impl Offers {
             }
         });
     }
+}
+
+/// Every filter: of an offer, or of a lease to one who has a read open.
+fn may_have(item: &Item, profile: &ReaderProfile, now: Time) -> bool {
+    if profile.holding.open == 0 {
+        return filter::eligible(item, profile, now).is_ok();
+    }
+    let leased = next_up::may_lease(profile, now).is_ok() && item.urgency.next_up;
+    leased && filter::qualified(item, profile, now).is_ok()
 }
 
 /// Whether the read is in the asking reader's hands.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use isocenter_assign::{Capacity, Duty, Exclusion, Load, ReaderProfile, overflow::Rule};
@@ -76,7 +77,8 @@ impl People {
         };
         let now = self.now();
         let known = &mut *self.known.lock();
-        let known = known.entry(entry.key.clone()).or_insert_with(|| Known::of(id, registered, entry.mod_revision));
+        let known =
+            known.entry(entry.key.clone()).or_insert_with(|| Known::of(id, registered, entry.mod_revision));
         if known.revision != entry.mod_revision {
             *known = Known::of(id, registered, entry.mod_revision);
         }
@@ -100,6 +102,12 @@ impl People {
             profile.load = Load { points: ledger.points(&key, now.minus(Ledger::SHIFT)), ..profile.load };
         }
         Some(profile)
+    }
+
+    /// How long a reader works from a time on, by the roster; none where there is none.
+    pub fn works(&self, reader: &RegistryKey, from: Time, lasts: Duration) -> Option<Duration> {
+        let known = self.known.lock();
+        Some(known.get(reader)?.table.as_ref()?.works(from, from.plus(lasts)))
     }
 
     /// Takes everybody's conflicts of interest and every pool's overflow anew; says whether any changed.

@@ -5,18 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_domain::{
     Time,
-    id::ReadId,
-    key::{self, CaseKey, ReadKey},
+    key::{self, CaseKey},
     record::{
         case::Case,
-        read::{Read, ReadEvent},
+        read::{Read, ReadEvent, ReadState},
     },
 };
 use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler, Share};
 use isocenter_runtime::telemetry;
 use isocenter_store::{
     members::Shares,
-    table::{Cause, Stored, owner_range},
+    table::{Cause, Stored},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -88,12 +87,10 @@ impl Desk {
             return Ok(cached.look_again.map_or(Outcome::Done, Outcome::At));
         }
         let Some(case) = self.tables.load::<Case>(key).await? else { return Ok(Outcome::Done) };
-        let id = key.case.as_str();
-        let range = owner_range::<ReadKey>(&key.tenant, id, &[id]);
-        let (reads, _) = self.tables.list::<Read>(&range).await?;
-        let reads: BTreeMap<u32, Stored<Read>> = reads.into_iter().map(|r| (r.key.read.n, r)).collect();
+        let reads = self.reads(key).await?;
         let studies = self.studies(&key.tenant, &case.record).await?;
         let situation = Situation {
+            id: &key.case,
             case: &case.record,
             reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
             studies: studies.iter().map(|s| (s.key.study.clone(), &s.record)).collect(),
@@ -101,7 +98,7 @@ impl Desk {
         let decided = plan(&situation, self.now(), |reader| self.presence(key, reader));
         let span = telemetry::trace::joined(tracing::info_span!("assign reads"), &case.head.trace);
         for action in &decided.actions {
-            self.act(key, &case, &reads, action).instrument(span.clone()).await?;
+            self.act(&case, &reads, action).instrument(span.clone()).await?;
         }
         Ok(decided.look_again.map_or(Outcome::Done, Outcome::At))
     }
@@ -111,6 +108,7 @@ impl Desk {
         let reads = self.view.reads_of(key);
         let studies = self.view.studies_of(&key.tenant, &case.record);
         let situation = Situation {
+            id: &key.case,
             case: &case.record,
             reads: reads.iter().map(|(n, read)| (*n, &read.record)).collect(),
             studies: studies.iter().map(|(uid, study)| (uid.clone(), &study.record)).collect(),
@@ -132,17 +130,16 @@ impl Desk {
 
     async fn act(
         &self,
-        key: &CaseKey,
         case: &Stored<Case>,
         reads: &BTreeMap<u32, Stored<Read>>,
         action: &Action,
     ) -> Result<(), Error> {
         match action {
-            Action::Create { n, kind, since } => {
+            Action::Create(reads) => {
                 let mut change = self.tables.change(Cause::role(ACTOR));
-                let id = ReadId { case: key.case.clone(), n: *n };
-                let read_key = ReadKey { tenant: key.tenant.clone(), read: id };
-                self.create(&mut change, case, &read_key, &Read::waiting(*kind, *since));
+                for (n, read) in reads {
+                    self.create(&mut change, case, *n, read);
+                }
                 change.unchanged(case);
                 change.commit().await?;
             }
@@ -165,22 +162,30 @@ impl Desk {
                 () = self.view.synced() => {}
             }
             // First the changes, then everything: what changes between the two is in the changes.
-            let mut changes = self.view.changes();
+            let (mut changes, mut registry) = (self.view.changes(), self.view.registry.changes());
+            self.view.people.learn(&self.view.registry);
             self.board.refresh_all(&self.view);
             loop {
-                let changed = tokio::select! {
+                tokio::select! {
                     () = ended.cancelled() => return,
-                    changed = changes.next() => changed,
-                };
-                let Some(key) = changed else { break };
-                self.board.refresh(&self.view, &key);
+                    changed = changes.next() => match changed {
+                        Some(key) => self.board.refresh(&self.view, &key),
+                        None => break,
+                    },
+                    entry = registry.next() => match entry {
+                        // Conflicts of interest and overflow concern reads that wait already.
+                        Some(_) if self.view.people.learn(&self.view.registry) => self.board.refresh_all(&self.view),
+                        Some(_) => {}
+                        None => break,
+                    },
+                }
             }
             // The mirrors of a process that stops end at once, again and again.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }
 
-    /// Open reads that have been so for longer than their class allows.
+    /// Reads that have been open for longer than their class allows, or set aside for longer than was said.
     pub(crate) fn stuck(&self, now: Time) -> usize {
         let reads = self.view.reads.all();
         reads.iter().filter(|read| self.is_stuck(read, now)).count()
@@ -188,20 +193,27 @@ impl Desk {
 
     /// First reads that are not signed and past the deadline of their class.
     pub(crate) fn overdue(&self, now: Time) -> usize {
-        use isocenter_domain::record::read::{ReadKind, ReadState};
         let late = |read: &Stored<Read>| {
             let case = self.view.cases.get(&crate::view::case_key(&read.key));
             case.is_some_and(|case| case.record.due_at() < now)
         };
-        let first = |read: &Stored<Read>| read.record.kind == ReadKind::Primary;
-        let open = |read: &Stored<Read>| !matches!(read.record.state, ReadState::Signed { .. });
-        self.view.reads.all().iter().filter(|read| first(read) && open(read) && late(read)).count()
+        let owed = |read: &Stored<Read>| read.record.kind.is_first() && read.record.is_live();
+        self.view.reads.all().iter().filter(|read| owed(read) && late(read)).count()
     }
 
     fn is_stuck(&self, read: &Stored<Read>, now: Time) -> bool {
-        use isocenter_domain::record::read::ReadState;
-        let ReadState::Open { since, .. } = &read.record.state else { return false };
-        let case = self.view.cases.get(&crate::view::case_key(&read.key));
-        case.is_some_and(|case| now.since(*since) > case.record.orphan_after)
+        match &read.record.state {
+            ReadState::Open { since, .. } => {
+                let case = self.view.cases.get(&crate::view::case_key(&read.key));
+                case.is_some_and(|case| now.since(*since) > case.record.orphan_after)
+            }
+            ReadState::Suspended { until, .. } => now > *until,
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Offered { .. }
+            | ReadState::Signed { .. }
+            | ReadState::NonDiagnostic { .. }
+            | ReadState::Cancelled { .. } => false,
+        }
     }
 }

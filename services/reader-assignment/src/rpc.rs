@@ -2,15 +2,12 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use isocenter_domain::{
-    Phi,
-    access::{Action, Principal, authorize},
-    document::ReportBody,
+    access::{Action, Principal, Role, authorize},
     id::{ReadId, ReaderId},
-    key::ReadKey,
-    record::{read::ReturnReason, report::StudyRevision},
+    key::{CaseKey, ReadKey},
+    record::read::{ReadKind, ReturnReason},
 };
 use isocenter_runtime::{
     nodes::Nodes,
@@ -19,28 +16,28 @@ use isocenter_runtime::{
 };
 use isocenter_store::table::Cause;
 use isocenter_wire::{
-    Malformed,
-    document::Stored as _,
-    duration,
+    Malformed, duration, std_duration, time,
     v1::{self, reader_assignment_server::ReaderAssignment},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    calls,
     desk::Desk,
     error::Error,
     forward::{self, Forward},
     hold::Ask,
-    list::Filter,
+    list::{Filter, Page},
     offer::Offers,
     plan::sign::Signature,
     session::Workstation,
+    sign::Deed,
+    transfer::By,
+    view::case_key,
+    watch::{self, WATCHERS},
 };
-
-/// The longest text of a report, findings and impression together.
-const MAX_TEXT: usize = 256 * 1024;
 
 /// The longest request id: it is kept in the record.
 const MAX_REQUEST_ID: usize = 64;
@@ -63,13 +60,21 @@ pub(crate) struct Rpc {
     desk: Arc<Desk>,
     offers: Offers,
     forward: Forward,
+    watchers: Arc<Semaphore>,
 }
 
 impl Rpc {
     pub fn new(desk: Arc<Desk>, nodes: Nodes) -> Self {
-        Self { offers: Offers::new(Arc::clone(&desk)), forward: Forward::new(nodes), desk }
+        Self {
+            offers: Offers::new(Arc::clone(&desk)),
+            forward: Forward::new(nodes),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            desk,
+        }
     }
 }
+
+type WorklistAnswers = Pin<Box<dyn Stream<Item = watch::Answer> + Send>>;
 
 type PresenceAnswers = Pin<Box<dyn Stream<Item = Result<v1::SetPresenceResponse, Status>> + Send>>;
 
@@ -126,7 +131,11 @@ impl ReaderAssignment for Rpc {
         let principal = principal(&request)?;
         let request = request.into_inner();
         let ask = ask(&principal, &request.read_id, &request.reader_id, &request.request_id)?;
-        self.desk.open(&ask).await.map(Response::new).map_err(|e| e.status())
+        let reason = match request.reason.as_str() {
+            "" => None,
+            text => Some(reason(text)?),
+        };
+        self.desk.open(&ask, reason).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn return_read(
@@ -156,14 +165,115 @@ impl ReaderAssignment for Rpc {
         let principal = principal(&request)?;
         let request = request.into_inner();
         let ask = ask(&principal, &request.read_id, &request.reader_id, &request.request_id)?;
-        let body = body(request.findings, request.impression)?;
+        let has_findings = !request.findings.trim().is_empty();
+        let said = calls::said(&request, has_findings)?;
+        let body = calls::body(request.findings, request.impression)?;
         let signature = Signature {
             reader: ask.reader.clone(),
             token: request.open_token,
-            studies: studies(&request.studies).map_err(|e| Error::from(e).status())?,
+            studies: calls::studies(&request.studies).map_err(|e| Error::from(e).status())?,
             as_of: request.as_of,
         };
-        self.desk.sign(&ask, &signature, body).await.map(Response::new).map_err(|e| e.status())
+        let deed = Deed::Report(said);
+        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn declare_non_diagnostic(
+        &self,
+        request: Request<v1::DeclareNonDiagnosticRequest>,
+    ) -> Result<Response<v1::SignReadResponse>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let ask = ask(&principal, &request.read_id, &request.reader_id, &request.request_id)?;
+        let (reason, repeat) = (calls::insufficiency(request.reason())?, request.repeat);
+        let body = calls::notice(reason, repeat, request.comment)?;
+        let signature = Signature {
+            reader: ask.reader.clone(),
+            token: request.open_token,
+            studies: calls::studies(&request.studies).map_err(|e| Error::from(e).status())?,
+            as_of: false,
+        };
+        let deed = Deed::NonDiagnostic { reason, repeat };
+        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn suspend_read(
+        &self,
+        request: Request<v1::SuspendReadRequest>,
+    ) -> Result<Response<v1::Read>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let ask = ask(&principal, &request.read_id, &request.reader_id, &request.request_id)?;
+        let reason = calls::suspend_reason(request.reason())?;
+        let bound = request.bound.as_ref().map(|bound| std_duration(bound, "bound")).transpose();
+        let bound = calls::bound(bound.map_err(|e| Error::from(e).status())?)?;
+        let suspended = self.desk.suspend(&ask, &request.open_token, reason, bound).await;
+        suspended.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn transfer_read(
+        &self,
+        request: Request<v1::TransferReadRequest>,
+    ) -> Result<Response<v1::Read>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let by = if request.reader_id.is_empty() {
+            operator(&principal)?;
+            By::Lead
+        } else {
+            By::Holder(reader(&principal, &request.reader_id)?, request.open_token)
+        };
+        request_id(&request.request_id)?;
+        let key = read_key(&principal, &request.read_id)?;
+        let to: ReaderId = request
+            .to_reader_id
+            .parse()
+            .map_err(|e| Error::from(Malformed::at("to_reader_id")(e)).status())?;
+        let why = format!("to {to}: {}", reason(&request.reason)?);
+        let cause = Cause::request(&request.request_id, &principal.subject).because(why);
+        self.desk.transfer(&key, &by, &to, &cause).await.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn request_second_opinion(
+        &self,
+        request: Request<v1::RequestSecondOpinionRequest>,
+    ) -> Result<Response<v1::Read>, Status> {
+        let principal = asking(&request)?;
+        let request = request.into_inner();
+        let key = read_key(&principal, &request.read_id)?;
+        let due = request.due_at.as_ref().map(|due| time(due, "due_at")).transpose();
+        let due = due.map_err(|e| Error::from(e).status())?;
+        let question = calls::question(&principal, request.question, due, &request.request_id)?;
+        let kind = ReadKind::SecondOpinion { of: key.read.n };
+        self.desk.ask(&case_key(&key), kind, &question).await.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn request_consultation(
+        &self,
+        request: Request<v1::RequestConsultationRequest>,
+    ) -> Result<Response<v1::Read>, Status> {
+        let principal = asking(&request)?;
+        let request = request.into_inner();
+        let case = request.case_id.parse().map_err(|e| Error::from(Malformed::at("case_id")(e)).status())?;
+        let case = CaseKey { tenant: principal.tenant.clone(), case };
+        let due = request.due_at.as_ref().map(|due| time(due, "due_at")).transpose();
+        let due = due.map_err(|e| Error::from(e).status())?;
+        let question = calls::question(&principal, request.question, due, &request.request_id)?;
+        let asked = self.desk.ask(&case, ReadKind::Consultation, &question).await;
+        asked.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn cancel_read(
+        &self,
+        request: Request<v1::CancelReadRequest>,
+    ) -> Result<Response<v1::Read>, Status> {
+        let principal = principal(&request)?;
+        operator(&principal)?;
+        let request = request.into_inner();
+        request_id(&request.request_id)?;
+        let key = read_key(&principal, &request.read_id)?;
+        let cause = Cause::request(&request.request_id, &principal.subject).because(reason(&request.reason)?);
+        self.desk.cancel(&key, &cause).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn reassign_read(
@@ -171,16 +281,22 @@ impl ReaderAssignment for Rpc {
         request: Request<v1::ReassignReadRequest>,
     ) -> Result<Response<v1::Read>, Status> {
         let principal = principal(&request)?;
-        authorize(&principal, &Action::Operate, &principal.tenant).map_err(|denied| status(&denied))?;
+        operator(&principal)?;
         let request = request.into_inner();
         request_id(&request.request_id)?;
-        let reason = request.reason.trim();
-        if reason.is_empty() || reason.len() > MAX_REASON {
-            return Err(Answer::invalid("reason", "is empty or longer than 512 bytes").status());
-        }
+        let reason = reason(&request.reason)?;
         let key = read_key(&principal, &request.read_id)?;
         let cause = Cause::request(&request.request_id, &principal.subject).because(reason);
         self.desk.reassign(&key, &cause).await.map(Response::new).map_err(|e| e.status())
+    }
+
+    async fn get_outlook(
+        &self,
+        request: Request<v1::GetOutlookRequest>,
+    ) -> Result<Response<v1::GetOutlookResponse>, Status> {
+        let principal = principal(&request)?;
+        operator(&principal)?;
+        Ok(Response::new(self.desk.predicted(&principal.tenant)))
     }
 
     async fn list_worklist(
@@ -188,25 +304,29 @@ impl ReaderAssignment for Rpc {
         request: Request<v1::ListWorklistRequest>,
     ) -> Result<Response<v1::ListWorklistResponse>, Status> {
         let principal = principal(&request)?;
-        authorize(&principal, &Action::SeeQueue, &principal.tenant).map_err(|denied| status(&denied))?;
         let request = request.into_inner();
-        let states: Vec<_> = request.states().collect();
-        if states.contains(&v1::ReadState::Unspecified) {
-            return Err(Answer::invalid("states", "names a state that is none").status());
-        }
-        let reader = match request.reader_id.as_str() {
-            "" => None,
-            text => Some(
-                text.parse::<ReaderId>().map_err(|e| Answer::invalid("reader_id", e.to_string()).status())?,
-            ),
-        };
-        let page_size = match usize::try_from(request.page_size) {
+        let filter = filter(&principal, request.states(), &request.reader_id)?;
+        let size = match usize::try_from(request.page_size) {
             Ok(0) => PAGE.0,
             Ok(size) if size <= PAGE.1 => size,
             Ok(_) | Err(_) => return Err(Answer::invalid("page_size", "is not 0 to 1000").status()),
         };
-        let filter = Filter { reader, states, page_size, page_token: request.page_token };
-        self.desk.worklist(&principal.tenant, &filter).map(Response::new).map_err(|e| e.status())
+        let page = Page { size, token: request.page_token };
+        self.desk.worklist(&principal.tenant, &filter, &page).map(Response::new).map_err(|e| e.status())
+    }
+
+    type WatchWorklistStream = WorklistAnswers;
+
+    async fn watch_worklist(
+        &self,
+        request: Request<v1::WatchWorklistRequest>,
+    ) -> Result<Response<WorklistAnswers>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let filter = filter(&principal, request.states(), &request.reader_id)?;
+        let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Error::Busy.status())?;
+        let answers = self.desk.watch(principal.tenant, filter, place).map_err(|e| e.status())?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
     async fn explain_read(
@@ -216,8 +336,65 @@ impl ReaderAssignment for Rpc {
         let principal = principal(&request)?;
         authorize(&principal, &Action::SeeQueue, &principal.tenant).map_err(|denied| status(&denied))?;
         let key = read_key(&principal, &request.get_ref().read_id)?;
-        self.desk.explain(&key).await.map(Response::new).map_err(|e| e.status())
+        self.desk.explain(&key, himself(&principal)).await.map(Response::new).map_err(|e| e.status())
     }
+}
+
+/// What a principal may see of the worklist, and asks for: a reader sees his own, whatever the request names.
+fn filter(
+    principal: &Principal,
+    states: impl Iterator<Item = v1::ReadState>,
+    reader_id: &str,
+) -> Result<Filter, Status> {
+    authorize(principal, &Action::SeeQueue, &principal.tenant).map_err(|denied| status(&denied))?;
+    let states: Vec<_> = states.collect();
+    if states.contains(&v1::ReadState::Unspecified) {
+        return Err(Answer::invalid("states", "names a state that is none").status());
+    }
+    let named = match reader_id {
+        "" => None,
+        text => {
+            Some(text.parse::<ReaderId>().map_err(|e| Answer::invalid("reader_id", e.to_string()).status())?)
+        }
+    };
+    let reader = match (himself(principal), named) {
+        (None, named) => named,
+        (Some(own), None) => Some(own.clone()),
+        (Some(own), Some(named)) => {
+            let action = Action::ReadAs(named);
+            authorize(principal, &action, &principal.tenant).map_err(|denied| status(&denied))?;
+            Some(own.clone())
+        }
+    };
+    Ok(Filter { reader, states })
+}
+
+/// The reader that a principal is; none: the principal is something else.
+fn himself(principal: &Principal) -> Option<&ReaderId> {
+    match &principal.role {
+        Role::Reader(reader) => Some(reader),
+        Role::Operator | Role::Vendor(_) | Role::Network | Role::Node | Role::Developer => None,
+    }
+}
+
+fn operator(principal: &Principal) -> Result<(), Status> {
+    authorize(principal, &Action::Operate, &principal.tenant).map_err(|denied| status(&denied))
+}
+
+/// Who asks for an opinion.
+fn asking<T>(request: &Request<T>) -> Result<Principal, Status> {
+    let principal = principal(request)?;
+    authorize(&principal, &Action::Ask, &principal.tenant).map_err(|denied| status(&denied))?;
+    Ok(principal)
+}
+
+/// Why somebody does what is out of the ordinary, for the event.
+fn reason(text: &str) -> Result<&str, Status> {
+    let reason = text.trim();
+    if reason.is_empty() || reason.len() > MAX_REASON {
+        return Err(Answer::invalid("reason", "is empty or longer than 512 bytes").status());
+    }
+    Ok(reason)
 }
 
 /// The reader that a principal acts as.
@@ -241,29 +418,9 @@ fn read_key(principal: &Principal, text: &str) -> Result<ReadKey, Status> {
     Ok(ReadKey { tenant: principal.tenant.clone(), read })
 }
 
-fn request_id(text: &str) -> Result<(), Status> {
+pub(crate) fn request_id(text: &str) -> Result<(), Status> {
     if !text.is_empty() && text.len() <= MAX_REQUEST_ID && text.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(());
     }
     Err(Answer::invalid("request_id", "is not 1 to 64 printable ASCII characters; take a UUID").status())
-}
-
-/// The stored form of a report's text.
-fn body(findings: String, impression: String) -> Result<Bytes, Status> {
-    if impression.trim().is_empty() {
-        return Err(Answer::invalid("impression", "is empty").status());
-    }
-    if findings.len() + impression.len() > MAX_TEXT {
-        return Err(Answer::invalid("findings", "is, with the impression, longer than 256 KiB").status());
-    }
-    let body = ReportBody { findings: Phi::new(findings), impression: Phi::new(impression) };
-    Ok(body.encode().into())
-}
-
-fn studies(named: &[v1::StudyRevision]) -> Result<Vec<StudyRevision>, Malformed> {
-    let one = |s: &v1::StudyRevision| {
-        let study = s.study_instance_uid.parse().map_err(Malformed::at("studies.study_instance_uid"))?;
-        Ok(StudyRevision { study, revision: s.revision })
-    };
-    named.iter().map(one).collect()
 }

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use isocenter_domain::{
-    id::{ReadId, StudyUid},
-    key::{ReadKey, ReportKey},
+    Time,
+    id::StudyUid,
+    key::ReportKey,
     record::{
         case::Case,
-        read::{Read, ReadEffect, ReadEvent, ReadKind},
-        report::Report,
+        read::{Insufficiency, Read, ReadEffect, ReadEvent, ReadKind},
+        registry::{Entry, Grade},
+        report::{Report, ReportKind},
         study::Study,
     },
     refs::Digest,
 };
 use isocenter_runtime::telemetry;
-use isocenter_store::table::{Cause, Stored, TableError, owner_range};
+use isocenter_store::table::{Cause, Change, Stored, TableError, owner_range};
 use isocenter_wire::v1;
 use tracing::Instrument as _;
 
@@ -23,11 +25,11 @@ use crate::{
     desk::{ATTEMPTS, Desk, Hands},
     error::Error,
     hold::Ask,
-    plan::sign::{Signature, Verdict, judge, report_kind},
+    plan::{
+        conclude::{Among, Concluded, Said},
+        sign::{Signature, Verdict, judge},
+    },
 };
-
-/// The version that signing makes: a read is signed once.
-const VERSION: u32 = 1;
 
 /// Everything that one attempt rests on.
 struct Loaded {
@@ -35,8 +37,25 @@ struct Loaded {
     case: Stored<Case>,
     hands: Hands,
     studies: Vec<Stored<Study>>,
-    /// The highest number that a read of the case has.
-    last: u32,
+    /// Every read of the case, by number.
+    reads: BTreeMap<u32, Stored<Read>>,
+    /// What the registry says of who signs.
+    entry: Stored<Entry>,
+    grade: Grade,
+}
+
+/// What a reader wants to be signed.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    /// A report.
+    Report(Said),
+    /// A notice that the images do not allow one.
+    NonDiagnostic {
+        /// Why.
+        reason: Insufficiency,
+        /// Whether the examination is to be repeated.
+        repeat: bool,
+    },
 }
 
 impl Desk {
@@ -47,6 +66,7 @@ impl Desk {
         &self,
         ask: &Ask,
         signature: &Signature,
+        deed: &Deed,
         body: Bytes,
     ) -> Result<v1::SignReadResponse, Error> {
         let read = self.read(&ask.key).await?;
@@ -55,7 +75,7 @@ impl Desk {
         }
         let span = telemetry::trace::joined(tracing::info_span!("sign read"), &read.head.trace);
         let began = self.tables.clock().monotonic();
-        let answer = self.put_and_sign(ask, signature, body).instrument(span).await?;
+        let answer = self.put_and_sign(ask, signature, deed, body).instrument(span).await?;
         self.meters.signed(self.tables.clock().monotonic().saturating_duration_since(began));
         Ok(answer)
     }
@@ -64,6 +84,7 @@ impl Desk {
         &self,
         ask: &Ask,
         signature: &Signature,
+        deed: &Deed,
         body: Bytes,
     ) -> Result<v1::SignReadResponse, Error> {
         let digest = Digest::of(&body);
@@ -83,11 +104,13 @@ impl Desk {
             }
             match verdict? {
                 Verdict::Take { newer_images } => {
-                    match self.commit_signature(ask, signature, digest, &loaded, newer_images).await {
+                    let concluded = loaded.conclude(ask, signature, deed)?;
+                    let committed = self
+                        .commit_signature(ask, signature, deed, digest, &loaded, &concluded, newer_images)
+                        .await;
+                    match committed {
                         Ok(()) => {
-                            if loaded.read.record.kind == ReadKind::Primary {
-                                self.meters.punctual(self.now() > loaded.case.record.due_at());
-                            }
+                            self.count_signature(deed, &loaded, &concluded);
                             return self.signed_by(ask).await?.ok_or(Error::NotFound("report"));
                         }
                         Err(e) if e.is_worth_rereading() => last = e,
@@ -109,64 +132,117 @@ impl Desk {
         let case = self.case(&ask.key).await?;
         let hands = self.hands(&ask.key.tenant, &ask.reader).await?;
         let studies = self.studies(&ask.key.tenant, &case.record).await?;
-        let id = ask.key.read.case.as_str();
-        let range = owner_range::<ReadKey>(&ask.key.tenant, id, &[id]);
-        let (reads, _) = self.tables.list::<Read>(&range).await?;
-        let last = reads.iter().map(|read| read.key.read.n).max().unwrap_or(ask.key.read.n);
-        Ok(Loaded { read, case, hands, studies, last })
+        let reads = self.reads(&case.key).await?;
+        let (entry, registered) = self.registered(&ask.key.tenant, &ask.reader).await?;
+        Ok(Loaded { read, case, hands, studies, reads, entry, grade: registered.grade })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what one transaction rests on and what it writes")]
     async fn commit_signature(
         &self,
         ask: &Ask,
         signature: &Signature,
+        deed: &Deed,
         body: Digest,
         loaded: &Loaded,
+        concluded: &Concluded,
         newer_images: bool,
     ) -> Result<(), Error> {
-        let Loaded { read, case, hands, studies, last } = loaded;
-        let mut change = self.tables.change(ask.cause());
+        let Loaded { read, case, hands, studies, reads, entry, .. } = loaded;
+        let preliminary = concluded.kind == ReportKind::Preliminary;
+        let why = match (&concluded.conclusion, preliminary) {
+            (Some(conclusion), _) => format!("reader {}: {}", ask.reader, conclusion.name()),
+            (None, true) => format!("reader {}: preliminary", ask.reader),
+            (None, false) => format!("reader {}", ask.reader),
+        };
+        let mut change = self.tables.change(ask.cause().because(why));
         let now = change.now();
-        let (kind, replaces) = report_kind(read.record.kind);
+        let version = read.record.next_version();
         let report = Report {
-            kind,
+            kind: concluded.kind,
             body,
             author: ask.reader.clone(),
             signed_at: now,
             studies: signature.studies.clone(),
-            replaces,
+            replaces: concluded.replaces,
+            about: concluded.about,
             request_id: ask.request_id.clone(),
         };
         // Written first: where the answer is lost, the report tells whether this request has signed.
-        change.create(&report_key(&ask.key), &report, "signed", &read.head.trace);
-        let event = ReadEvent::Signed {
-            reader: ask.reader.clone(),
-            token: signature.token.clone(),
-            version: VERSION,
-            studies: signature.studies.clone(),
-            newer_images,
-        };
-        let effects = self.apply(&mut change, read, hands, event)?;
-        if effects.contains(&ReadEffect::CreateDiscrepancy) {
-            let id = ReadId { case: ask.key.read.case.clone(), n: last + 1 };
-            let key = ReadKey { tenant: ask.key.tenant.clone(), read: id };
-            let next = Read::waiting(ReadKind::Discrepancy { of: ask.key.read.n }, now);
-            self.create(&mut change, case, &key, &next);
-        }
+        let key = ReportKey { tenant: ask.key.tenant.clone(), read: ask.key.read.clone(), version };
+        change.create(&key, &report, "signed", &read.head.trace);
+        let event = event(ask, signature, deed, concluded, version, newer_images);
+        let effects = self.apply(&mut change, read, &[hands], event)?;
+        self.follow_up(&mut change, loaded, &effects, now);
         change.unchanged(case);
+        change.unchanged(entry);
         for study in studies {
             change.unchanged(study);
+        }
+        // What the conclusion was compared with must still be so.
+        for (n, other) in reads {
+            let compared = read.record.kind.about().contains(&Some(*n))
+                || read.record.kind == (ReadKind::Blinded { with: *n });
+            if compared {
+                change.unchanged(other);
+            }
         }
         change.commit().await?;
         Ok(())
     }
 
+    /// Creates the reads that a signature leads to, in its transaction.
+    fn follow_up(&self, change: &mut Change<'_>, loaded: &Loaded, effects: &[ReadEffect], now: Time) {
+        let own = loaded.read.key.read.n;
+        let mut n = loaded.reads.keys().max().copied().unwrap_or(own);
+        for effect in effects {
+            let (kind, since) = match effect {
+                ReadEffect::CreateDiscrepancy { disagrees_with: None } => {
+                    (ReadKind::Discrepancy { of: own, with: None }, now)
+                }
+                ReadEffect::CreateDiscrepancy { disagrees_with: Some(of) } => {
+                    (ReadKind::Discrepancy { of: *of, with: Some(own) }, now)
+                }
+                ReadEffect::CreateArbitration => {
+                    let ReadKind::Blinded { with } = loaded.read.record.kind else { continue };
+                    // The patient has waited since the pair was made.
+                    let since = loaded.read.record.waiting_since;
+                    (ReadKind::Arbitration { of: own.min(with), with: own.max(with) }, since)
+                }
+                ReadEffect::HoldOffered(_)
+                | ReadEffect::HoldOpen(_)
+                | ReadEffect::HoldSuspended(_)
+                | ReadEffect::Release(_)
+                | ReadEffect::CreateReport => continue,
+            };
+            n += 1;
+            self.create(change, &loaded.case, n, &Read::waiting(kind, since));
+        }
+    }
+
+    fn count_signature(&self, deed: &Deed, loaded: &Loaded, concluded: &Concluded) {
+        let kind = loaded.read.record.kind;
+        if concluded.kind == ReportKind::Preliminary {
+            return self.tally.preliminary(kind);
+        }
+        if kind.is_first() {
+            self.meters.punctual(self.now() > loaded.case.record.due_at());
+        }
+        match deed {
+            Deed::Report(_) => self.tally.concluded(kind, concluded.conclusion.as_ref()),
+            Deed::NonDiagnostic { reason, .. } => self.tally.non_diagnostic(*reason),
+        }
+    }
+
     /// The first answer to this request, if it has signed.
     async fn signed_by(&self, ask: &Ask) -> Result<Option<v1::SignReadResponse>, Error> {
-        let report = self.tables.load::<Report>(&report_key(&ask.key)).await?;
+        let Ask { key, .. } = ask;
+        let (id, n) = (key.read.case.as_str(), key.read.n.to_string());
+        let (reports, _) =
+            self.tables.list::<Report>(&owner_range::<ReportKey>(&key.tenant, id, &[id, &n])).await?;
         let ours =
             |r: &Stored<Report>| r.record.request_id == ask.request_id && r.record.author == ask.reader;
-        let Some(report) = report.filter(ours) else { return Ok(None) };
+        let Some(report) = reports.into_iter().find(ours) else { return Ok(None) };
         Ok(Some(v1::SignReadResponse {
             read: Some(self.shown(&ask.key).await?),
             report_id: ask.key.read.to_string(),
@@ -183,7 +259,7 @@ impl Desk {
             let read = self.read(&ask.key).await?;
             let held = read.record.holder() == Some(&ask.reader)
                 || read.record.returns.iter().any(|back| back.reader == ask.reader);
-            if !held || !crate::plan::is_live(&read.record) {
+            if !held || !read.record.is_live() {
                 return Ok(false);
             }
             if read.record.drafts.contains(&body) {
@@ -206,6 +282,42 @@ impl Desk {
     }
 }
 
-fn report_key(read: &ReadKey) -> ReportKey {
-    ReportKey { tenant: read.tenant.clone(), read: read.read.clone(), version: VERSION }
+impl Loaded {
+    fn conclude(&self, ask: &Ask, signature: &Signature, deed: &Deed) -> Result<Concluded, Error> {
+        let mut reads: BTreeMap<u32, &Read> = self.reads.iter().map(|(n, read)| (*n, &read.record)).collect();
+        let n = ask.key.read.n;
+        reads.insert(n, &self.read.record);
+        let among = Among { read: &self.read.record, reads: &reads };
+        match deed {
+            Deed::Report(said) => among.sign(said, self.grade, &signature.studies),
+            Deed::NonDiagnostic { .. } => among.give_up(self.grade, &signature.studies),
+        }
+    }
+}
+
+fn event(
+    ask: &Ask,
+    signature: &Signature,
+    deed: &Deed,
+    concluded: &Concluded,
+    version: u32,
+    newer_images: bool,
+) -> ReadEvent {
+    let (reader, token) = (ask.reader.clone(), signature.token.clone());
+    let (studies, conclusion) = (signature.studies.clone(), concluded.conclusion.clone());
+    match deed {
+        Deed::Report(_) if concluded.kind == ReportKind::Preliminary => {
+            ReadEvent::SignedPreliminary { reader, token, studies }
+        }
+        Deed::Report(_) => ReadEvent::Signed { reader, token, version, studies, conclusion, newer_images },
+        Deed::NonDiagnostic { reason, repeat } => ReadEvent::DeclaredNonDiagnostic {
+            reader,
+            token,
+            version,
+            studies,
+            reason: *reason,
+            repeat: *repeat,
+            conclusion,
+        },
+    }
 }

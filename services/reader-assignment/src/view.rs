@@ -1,6 +1,6 @@
 //! What the mirrors know: caches that may be a moment old. Nothing is written on their word alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use isocenter_assign::{Holding as Held, Item, ReaderProfile, overflow};
@@ -14,7 +14,7 @@ use isocenter_domain::{
         ai_task::AiTask,
         case::Case,
         plan::Plan,
-        read::{Holding, Read, ReadState},
+        read::{Holding, Read},
         registry::Entry,
         study::Study,
     },
@@ -22,7 +22,16 @@ use isocenter_domain::{
 use isocenter_runtime::clock::Clock;
 use isocenter_store::table::{Mirror, Mirrors, Stored, owner_range};
 
-use crate::{ledger::Ledger, outlook::Outlook, people::People, plan::item, presence::Presence};
+use crate::{
+    ledger::Ledger,
+    outlook::Outlook,
+    people::People,
+    plan::{
+        apart::{self, Barred},
+        item,
+    },
+    presence::Presence,
+};
 
 /// The mirrors that this role reads.
 #[derive(Clone, Debug)]
@@ -109,14 +118,15 @@ impl View {
     /// The read as the queue sees it, and when its age alone opens it to another pool.
     pub fn placed(&self, key: &ReadKey, read: &Read, case: &Case) -> (Item, Option<Time>) {
         let tenant = &key.tenant;
-        let mut item = item::item(&key.read, read, case, self.probability(tenant, case));
-        item.work = self.ledger.work(tenant, &item.needs);
-        if let Some(patient) = case.patient {
-            for (reader, why) in self.people.conflicted(tenant, patient) {
-                item.excluded.entry(reader).or_insert(why);
-            }
-        }
+        // What AI saw says nothing of how urgent a peer's review is.
+        let p = read.kind.is_clinical().then(|| self.probability(tenant, case)).flatten();
+        let mut item = self.barring(key, read, case, p);
         item.prefers = case.linked.as_ref().and_then(|linked| self.reader_of(tenant, linked));
+        self.opened(tenant, case, item)
+    }
+
+    /// The item for the readers of every pool that it is open to now, and when its age alone opens it to another.
+    fn opened(&self, tenant: &TenantId, case: &Case, mut item: Item) -> (Item, Option<Time>) {
         let rules = self.people.overflows(tenant);
         if rules.is_empty() {
             return (item, None);
@@ -128,16 +138,36 @@ impl View {
         (item, opened.next)
     }
 
+    /// The same, for what asks who may have it and not where it stands.
+    pub fn item_without_ai(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
+        let item = self.barring(key, read, case, None);
+        self.opened(&key.tenant, case, item).0
+    }
+
+    fn barring(&self, key: &ReadKey, read: &Read, case: &Case, p: Option<f64>) -> Item {
+        let mut item = item::item(&key.read, read, case, p);
+        item.work = self.ledger.work(&key.tenant, &item.needs);
+        if let Some(patient) = case.patient {
+            item.excluded.extend(self.people.conflicted(&key.tenant, patient));
+        }
+        item.excluded.extend(item::exclusions(self.barred(key, read)));
+        item
+    }
+
     /// Who has, or last had, a read of a case in hand.
     fn reader_of(&self, tenant: &TenantId, case: &CaseId) -> Option<ReaderId> {
         let reads = self.reads_of(&CaseKey { tenant: tenant.clone(), case: case.clone() });
-        let first = reads.values().next()?;
-        match &first.record.state {
-            ReadState::Offered { reader, .. } | ReadState::Open { reader, .. } | ReadState::Signed { reader, .. } => {
-                Some(reader.clone())
-            }
-            ReadState::Waiting => None,
-        }
+        let read = &reads.values().next()?.record;
+        let concluded = read.concluded().map(|(reader, ..)| reader);
+        concluded.or_else(|| read.holder()).cloned()
+    }
+
+    /// Who may not have a read, and why, by what the mirrors know of the other reads of its case.
+    pub fn barred(&self, key: &ReadKey, read: &Read) -> BTreeMap<ReaderId, Barred> {
+        let others = self.reads_of(&case_key(key));
+        let mut reads: BTreeMap<u32, &Read> = others.iter().map(|(n, other)| (*n, &other.record)).collect();
+        reads.insert(key.read.n, read);
+        apart::barred(key.read.n, &reads)
     }
 
     /// A reader's profile with presence and hands as the mirrors have them; `None` where the registry has none.
@@ -153,6 +183,12 @@ impl View {
         of_tenant.filter_map(|entry| self.filled(entry)).collect()
     }
 
+    /// How long a reader will work from a time on: by the roster, or, without one, whoever is present now.
+    pub fn works(&self, tenant: &TenantId, reader: &ReaderProfile, from: Time, lasts: Duration) -> Duration {
+        let rostered = self.people.works(&reader_key(tenant, &reader.id), from, lasts);
+        rostered.unwrap_or(if reader.present { lasts } else { Duration::ZERO })
+    }
+
     fn filled(&self, entry: &Stored<Entry>) -> Option<ReaderProfile> {
         let profile = self.people.of(entry, &self.ledger)?;
         let (tenant, reader) = (&entry.key.tenant, &profile.id);
@@ -165,7 +201,7 @@ impl View {
             holding: Held {
                 offered: u32::from(holding.offered.is_some()),
                 open: u32::from(holding.open.is_some()),
-                suspended: 0,
+                suspended: u32::try_from(holding.suspended.len()).unwrap_or(u32::MAX),
             },
             ..profile
         })

@@ -3,6 +3,7 @@
 use isocenter_domain::{
     Phi, Time,
     document::{Manifest, ReportBody},
+    id::ReadId,
     key::{DeliveryKey, ReportKey},
     record::{
         delivery::Delivery,
@@ -40,7 +41,12 @@ impl Parts {
         let images = &self.manifest.images;
         let ReportKey { tenant, read, .. } = &self.key.report;
         let accession = images.accession.reveal().trim();
-        let filler = if accession.is_empty() { read.case.to_string() } else { accession.to_owned() };
+        let first = if accession.is_empty() { read.case.to_string() } else { accession.to_owned() };
+        // A receiver knows a report by its filler order number: an opinion that bore the first report's would replace it.
+        let (filler, parent) = match self.report.about {
+            None => (first, None),
+            Some(_) => (read.to_string(), Some(Phi::new(first))),
+        };
         Oru {
             sender: endpoint(APPLICATION, tenant.as_str()),
             receiver: endpoint(&self.to.application, &self.to.facility),
@@ -56,9 +62,13 @@ impl Parts {
             observed_at: None,
             reported_at: self.report.signed_at,
             status: match self.report.kind {
-                ReportKind::Final => ReportStatus::Final,
+                ReportKind::Preliminary => ReportStatus::Preliminary,
+                // One that is withheld has no delivery.
+                ReportKind::Final | ReportKind::Withheld => ReportStatus::Final,
                 ReportKind::Correction => ReportStatus::Correction,
+                ReportKind::NonDiagnostic => ReportStatus::NotObtainable,
             },
+            parent,
             interpreter: Interpreter { id: self.report.author.to_string(), ..Interpreter::default() },
             studies: self.report.studies.iter().map(|s| s.study.clone()).collect(),
             findings: self.body.findings.clone(),
@@ -75,8 +85,11 @@ impl Parts {
             revision: seen.revision,
         });
         let status = match report.kind {
+            ReportKind::Preliminary => v1::ReportStatus::Preliminary,
             ReportKind::Final => v1::ReportStatus::Final,
             ReportKind::Correction => v1::ReportStatus::Correction,
+            ReportKind::NonDiagnostic => v1::ReportStatus::NoResult,
+            ReportKind::Withheld => v1::ReportStatus::Withheld,
         };
         let patient = &images.patient;
         v1::ReportMessage {
@@ -95,6 +108,7 @@ impl Parts {
                 impression: self.body.impression.reveal().clone(),
                 sha256: report.body.0.to_vec(),
                 studies: studies.collect(),
+                about_report_id: report.about.map(|n| self.beside(n)).unwrap_or_default(),
             }),
             replaces: report.replaces.unwrap_or(0),
             patient: Some(v1::ReportedPatient {
@@ -111,6 +125,11 @@ impl Parts {
                 modalities: images.facts(None, None).modalities,
             }),
         }
+    }
+
+    fn beside(&self, n: u32) -> String {
+        let case = self.key.report.read.case.clone();
+        ReadId { case, n }.to_string()
     }
 
     fn patient(&self) -> Patient {

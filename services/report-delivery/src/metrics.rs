@@ -86,6 +86,7 @@ impl Metrics {
     pub const fn outcome(after: &DeliveryState) -> &'static str {
         match after {
             DeliveryState::ApplicationAccepted { .. } | DeliveryState::Viewed { .. } => "accepted",
+            DeliveryState::Superseded { .. } => "superseded",
             DeliveryState::DeadLetter { .. } => "dead-letter",
             DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::Retrying { .. } => "retry",
         }

@@ -16,7 +16,7 @@ use isocenter_domain::{
         Illegal,
         case::Case,
         delivery::{Delivery, DeliveryEvent, DeliveryState, Lane},
-        report::Report,
+        report::{Report, ReportKind},
     },
 };
 use isocenter_runtime::retry::Schedule;
@@ -32,6 +32,8 @@ pub enum Next {
     Send(DeliveryKey),
     /// Whoever claimed this delivery said nothing in time.
     Lapse(DeliveryKey),
+    /// The final report that follows it takes its place.
+    Supersede(DeliveryKey),
     /// Give this delivery up.
     DeadLetter(DeliveryKey, String),
     /// The lane names what is not on its way: free it.
@@ -130,9 +132,22 @@ pub fn next(
         }
         // Claim and lane change together; only a store put together again from the journal can look like this.
         (Some(_), None) => Next::Free,
-        (None, None) => first_unsettled(deliveries)
-            .map_or(Next::Idle, |(key, delivery)| next_of(key, delivery, schedule, now)),
+        (None, None) => first_unsettled(deliveries).map_or(Next::Idle, |(key, delivery)| {
+            if is_followed(deliveries, key, delivery) {
+                Next::Supersede(key.clone())
+            } else {
+                next_of(key, delivery, schedule, now)
+            }
+        }),
     }
+}
+
+/// Whether a preliminary report that has not left need not leave any more: its final one says all that it says.
+fn is_followed(deliveries: &[(&DeliveryKey, &Delivery)], key: &DeliveryKey, delivery: &Delivery) -> bool {
+    let follows = |later: &DeliveryKey| {
+        later.report.read == key.report.read && later.report.version > key.report.version
+    };
+    delivery.kind == ReportKind::Preliminary && deliveries.iter().any(|(later, _)| follows(later))
 }
 
 fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Time) -> Next {
@@ -149,7 +164,8 @@ fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Tim
         DeliveryState::DeadLetter { .. }
         | DeliveryState::Sent { .. }
         | DeliveryState::ApplicationAccepted { .. }
-        | DeliveryState::Viewed { .. } => Next::Idle,
+        | DeliveryState::Viewed { .. }
+        | DeliveryState::Superseded { .. } => Next::Idle,
     }
 }
 
@@ -163,6 +179,7 @@ pub fn unfetched(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, no
         | DeliveryState::Sent { .. }
         | DeliveryState::ApplicationAccepted { .. }
         | DeliveryState::Viewed { .. }
+        | DeliveryState::Superseded { .. }
         | DeliveryState::DeadLetter { .. } => "given up: its receiver never fetched it".to_owned(),
     };
     match schedule.give_up_after {

@@ -5,7 +5,10 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::id::{InvalidId, TimeZoneId};
+use crate::{
+    id::{InvalidId, TimeZoneId},
+    time::Time,
+};
 
 /// A reader's working hours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +177,19 @@ impl Date {
         }
     }
 
+    /// When the date is over, by the calendar of UTC.
+    #[must_use]
+    pub fn ends(self) -> Time {
+        // Years counted from March end with the leap day.
+        let (year, month) = (i64::from(self.year), i64::from(self.month));
+        let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
+        let days =
+            365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(self.day);
+        /// 1970-01-01, counted so.
+        const EPOCH: i64 = 719_469;
+        Time((days + 1 - EPOCH) * 86_400_000_000)
+    }
+
     /// Year, month and day.
     #[must_use]
     pub const fn parts(self) -> (u16, u8, u8) {
@@ -219,6 +235,11 @@ mod tests {
             ["2027-02-29", "2026-13-01", "2026-00-01", "2026-04-31", "26-01-01", "2026-1-1", "+026-01-01"]
         {
             assert!(text.parse::<Date>().is_err(), "{text}");
+        }
+        for (date, days) in
+            [("1970-01-01", 1), ("1970-03-01", 60), ("2000-02-29", 11_017), ("2026-11-22", 20_780)]
+        {
+            assert_eq!(date.parse::<Date>().unwrap().ends(), Time(days * 86_400_000_000), "{date}");
         }
         assert!(Weekdays::from_bits(0).is_err() && Weekdays::from_bits(0x80).is_err());
         assert!(Weekdays::from_bits(0b100_0001).unwrap().has(6));

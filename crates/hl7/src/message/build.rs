@@ -93,6 +93,7 @@ impl Oru {
             .raw(7, &observed_at)
             .raw(22, &reported_at)
             .raw(25, self.status.result_status())
+            .raw(29, &self.parent.as_ref().map(|p| format!("^{}", escape(p.reveal()))).unwrap_or_default())
             .raw(32, &join('&', reader.map(String::as_str)))
             .end(out);
         Ok(())

@@ -36,6 +36,8 @@ pub struct Oru {
     pub reported_at: Time,
     /// OBR-25 and OBX-11: what this version is.
     pub status: ReportStatus,
+    /// OBR-29: the filler order number of the report that this one stands beside (§7.4.1.29), as a second opinion does.
+    pub parent: Option<Phi<String>>,
     /// OBR-32: who answers for the report (§7.4.1.32).
     pub interpreter: Interpreter,
     /// The studies read: at least one. Each is an OBX of type ST, `113014^DICOM Study^DCM`, whose OBX-11 is `O`: it
@@ -237,6 +239,8 @@ pub enum ReportStatus {
     Addendum(AddendumStyle),
     /// C and C: replaces what was final.
     Correction,
+    /// X and X: the images do not allow a report.
+    NotObtainable,
     /// X and W: what was sent is withdrawn, as a report on the wrong patient is.
     Retraction,
 }
@@ -260,7 +264,7 @@ impl ReportStatus {
             Self::Preliminary => "P",
             Self::Final | Self::Addendum(AddendumStyle::CumulativeFinal | AddendumStyle::Appended) => "F",
             Self::Addendum(AddendumStyle::CumulativeCorrection) | Self::Correction => "C",
-            Self::Retraction => "X",
+            Self::NotObtainable | Self::Retraction => "X",
         }
     }
 
@@ -272,6 +276,7 @@ impl ReportStatus {
             Self::Final | Self::Addendum(AddendumStyle::CumulativeFinal) => "F",
             Self::Addendum(AddendumStyle::CumulativeCorrection) | Self::Correction => "C",
             Self::Addendum(AddendumStyle::Appended) => "B",
+            Self::NotObtainable => "X",
             Self::Retraction => "W",
         }
     }

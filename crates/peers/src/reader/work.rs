@@ -8,8 +8,8 @@ use isocenter_runtime::{
     task::chain,
 };
 use isocenter_wire::v1::{
-    ListWorklistRequest, NextReadRequest, NextReadResponse, OpenReadRequest, Read, ReadState,
-    ReturnReadRequest, ReturnReason, SignReadRequest,
+    Agreement, ListWorklistRequest, NextReadRequest, NextReadResponse, OpenReadRequest, Read, ReadKind,
+    ReadState, ReportChange, ReturnReadRequest, ReturnReason, ReviewScore, SignReadRequest,
 };
 use tonic::{Code, IntoRequest as _, Request, Response, Status};
 use tonic_types::StatusExt as _;
@@ -97,6 +97,7 @@ impl Workstation<'_> {
             read_id: read_id.to_owned(),
             reader_id: self.shared.config.reader_id.to_string(),
             request_id: request_id(),
+            reason: String::new(),
         };
         match repeat(|| async { self.shared.client.clone().open_read(bounded(&request)).await }).await {
             Ok(read) => Some(read),
@@ -182,6 +183,7 @@ impl Workstation<'_> {
             request_id: request_id(),
             studies: open.studies.clone(),
             as_of: false,
+            ..concluded(open)
         };
         match repeat(|| async { self.shared.client.clone().sign_read(bounded(&request)).await }).await {
             Ok(_) => Signature::Done,
@@ -271,4 +273,23 @@ fn is_lost(status: &Status) -> bool {
 /// The reason of `google.rpc.ErrorInfo`.
 fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+/// What a read asks to be concluded beside its text; this reader always agrees with everybody.
+fn concluded(open: &Read) -> SignReadRequest {
+    let earlier = !open.earlier_reports.is_empty();
+    let mut request = SignReadRequest::default();
+    match open.kind() {
+        ReadKind::Primary if earlier => request.set_change(ReportChange::None),
+        ReadKind::SecondOpinion if earlier => request.set_agreement(Agreement::Agrees),
+        ReadKind::Blinded => "normal".clone_into(&mut request.assessment),
+        ReadKind::Review => request.set_review_score(ReviewScore::ReviewScore1),
+        ReadKind::Primary
+        | ReadKind::SecondOpinion
+        | ReadKind::Discrepancy
+        | ReadKind::Arbitration
+        | ReadKind::Consultation
+        | ReadKind::Unspecified => {}
+    }
+    request
 }

@@ -5,7 +5,7 @@ use isocenter_domain::{
     id::{AiServiceId, CaseId},
     record::{
         plan::{AiRequest, Reading},
-        read::ReadKind,
+        read::{ReadKind, ReadState},
         study::Evidence,
     },
     refs::Digest,
@@ -290,13 +290,7 @@ fn only_an_answer_says_something_about_another_dispatchers_claim() {
 
 #[test]
 fn signed_means_every_read_and_at_least_one() {
-    let read = |state| Read {
-        kind: ReadKind::Primary,
-        state,
-        waiting_since: Time(1),
-        returns: vec![],
-        drafts: vec![],
-    };
+    let read = |state| Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) };
     let done =
         read(ReadState::Signed { reader: "anna".parse().unwrap(), at: Time(1), version: 1, studies: vec![] });
     let waiting = read(ReadState::Waiting);

@@ -249,8 +249,7 @@ impl World {
     pub async fn read(&self, state: ReadState) {
         let case = CaseId::of(&tenant(), &study_key().study);
         let key = ReadKey { tenant: tenant(), read: ReadId { case, n: 1 } };
-        let read =
-            Read { kind: ReadKind::Primary, state, waiting_since: Time(1), returns: vec![], drafts: vec![] };
+        let read = Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) };
         let mut change = self.tables.change(Cause::role("test"));
         match self.tables.load::<Read>(&key).await.unwrap() {
             Some(current) => change.update(&current, &read, "changed"),

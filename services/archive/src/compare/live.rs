@@ -18,9 +18,9 @@ use isocenter_domain::{
         intake::Intake,
         plan::Plan,
         policy::ActivePolicy,
-        read::{Holding, Read, ReadState},
+        read::{Holding, Read},
         registry::Entry,
-        report::Report,
+        report::{Report, ReportKind},
         study::{Study, StudyState},
     },
 };
@@ -137,14 +137,16 @@ impl Live {
             }
         }
         for read in &self.reads {
-            let ReadState::Signed { version, .. } = read.record.state else { continue };
+            let Some((_, _, version, _)) = read.record.concluded() else { continue };
             compared.saw(Subject::Report);
             let key = ReportKey { tenant: read.key.tenant.clone(), read: read.key.read.clone(), version };
             if !self.reports.contains_key(&key) {
                 compared.differs(Subject::Report, text(&key), "the report that was signed", "none", READING);
             }
         }
-        for report in self.reports.values().filter(|r| r.head.updated_at <= since) {
+        let released = |kind: ReportKind| kind.is_released();
+        let settled = self.reports.values().filter(|r| r.head.updated_at <= since);
+        for report in settled.filter(|r| released(r.record.kind)) {
             let Some(case) = self.cases.get(&report.key.read.case) else { continue };
             for destination in &case.record.destinations {
                 compared.saw(Subject::Delivery);

@@ -139,9 +139,9 @@ impl Live {
     fn reading(&self, now: Time, stuck: &mut Vec<Stuck>) {
         for read in &self.reads {
             let Some(case) = self.cases.get(&read.key.read.case) else { continue };
-            let due = case.record.due_at();
+            let due = read.record.due_at(case.record.deadline);
             let (since, bound, owner, cause, expected) = match &read.record.state {
-                ReadState::Waiting => {
+                ReadState::Waiting | ReadState::AwaitingFinal => {
                     let pools: Vec<String> = case.record.pools.iter().map(ToString::to_string).collect();
                     let cause = format!("nobody of {} has taken it", pools.join(", "));
                     (read.record.waiting_since, due, READING, cause, "signed in time")
@@ -155,7 +155,13 @@ impl Live {
                     let bound = since.plus(case.record.orphan_after);
                     (*since, bound, READER, cause, "signed or returned")
                 }
-                ReadState::Signed { .. } => continue,
+                ReadState::Suspended { reason, since, until, .. } => {
+                    let cause = format!("set aside by {}: {}", holder(&read.record), reason.name());
+                    (*since, *until, READER, cause, "taken up again or returned")
+                }
+                ReadState::Signed { .. } | ReadState::NonDiagnostic { .. } | ReadState::Cancelled { .. } => {
+                    continue;
+                }
             };
             if now > bound {
                 let (key, state) = (text(&read.key), read.record.state.name());

@@ -10,7 +10,7 @@ use isocenter_domain::{
         case::Case,
         delivery::{Delivery, DeliveryState},
         plan::Plan,
-        read::{Read, ReadKind, ReadState},
+        read::Read,
         report::Report,
         study::Study,
     },
@@ -217,15 +217,9 @@ async fn ai_task(tx: &mut Tx, key: &AiTaskKey, task: &AiTask) -> Result<(), Erro
 }
 
 async fn read(tx: &mut Tx, key: &ReadKey, read: &Read) -> Result<(), Error> {
-    let (reader, signed_at) = match &read.state {
-        ReadState::Signed { reader, at, .. } => (reader.to_string(), at.0),
-        ReadState::Waiting | ReadState::Offered { .. } | ReadState::Open { .. } => {
-            (read.holder().map(ToString::to_string).unwrap_or_default(), 0)
-        }
-    };
-    let kind = match read.kind {
-        ReadKind::Primary => "primary",
-        ReadKind::Discrepancy { .. } => "discrepancy",
+    let (reader, signed_at) = match read.concluded() {
+        Some((reader, at, ..)) => (reader.to_string(), at.0),
+        None => (read.holder().map(ToString::to_string).unwrap_or_default(), 0),
     };
     sqlx::query(
         "INSERT INTO reads (tenant, case_id, n, kind, state, reader, waiting_since, signed_at)
@@ -236,7 +230,7 @@ async fn read(tx: &mut Tx, key: &ReadKey, read: &Read) -> Result<(), Error> {
     .bind(key.tenant.to_string())
     .bind(key.read.case.to_string())
     .bind(i64::from(key.read.n))
-    .bind(kind)
+    .bind(read.kind.name())
     .bind(read.state.name())
     .bind(reader)
     .bind(read.waiting_since.0)
@@ -248,8 +242,8 @@ async fn read(tx: &mut Tx, key: &ReadKey, read: &Read) -> Result<(), Error> {
 
 async fn report(tx: &mut Tx, key: &ReportKey, report: &Report) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO reports (tenant, case_id, n, version, kind, body, author, signed_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, case_id, n, version) DO NOTHING",
+        "INSERT INTO reports (tenant, case_id, n, version, kind, body, author, signed_at, about)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant, case_id, n, version) DO NOTHING",
     )
     .bind(key.tenant.to_string())
     .bind(key.read.case.to_string())
@@ -259,6 +253,7 @@ async fn report(tx: &mut Tx, key: &ReportKey, report: &Report) -> Result<(), Err
     .bind(report.body.to_string())
     .bind(report.author.to_string())
     .bind(report.signed_at.0)
+    .bind(report.about.map_or(0, i64::from))
     .execute(&mut **tx)
     .await?;
     for seen in &report.studies {
@@ -284,6 +279,7 @@ async fn delivery(tx: &mut Tx, key: &DeliveryKey, delivery: &Delivery) -> Result
         DeliveryState::Pending
         | DeliveryState::Sent { .. }
         | DeliveryState::Retrying { .. }
+        | DeliveryState::Superseded { .. }
         | DeliveryState::DeadLetter { .. } => 0,
     };
     sqlx::query(

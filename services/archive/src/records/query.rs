@@ -41,6 +41,8 @@ pub(crate) struct ReportRow {
     pub body: String,
     pub author: String,
     pub signed_at: i64,
+    /// The read whose report it stands beside; 0: none.
+    pub about: u32,
 }
 
 /// An event, with the place at which a page may begin after it.
@@ -93,6 +95,7 @@ fn report_row(row: &AnyRow) -> Result<ReportRow, sqlx::Error> {
         body: row.try_get("body")?,
         author: row.try_get("author")?,
         signed_at: row.try_get("signed_at")?,
+        about: small(row.try_get("about")?),
     })
 }
 
@@ -242,7 +245,7 @@ impl Records {
         read: &ReadId,
         version: u32,
     ) -> Result<Option<(ReportRow, Vec<(String, u32)>)>, Error> {
-        let row = "SELECT case_id, n, version, kind, body, author, signed_at FROM reports
+        let row = "SELECT case_id, n, version, kind, body, author, signed_at, about FROM reports
              WHERE tenant = $1 AND case_id = $2 AND n = $3 AND ($4 = 0 OR version = $4)
              ORDER BY version DESC LIMIT 1";
         let row = sqlx::query(row)
@@ -275,7 +278,8 @@ impl Records {
     ) -> Result<Vec<ReportRow>, Error> {
         let (case, n, version) =
             after.map_or((String::new(), 0, 0), |row| (row.case.clone(), row.n, row.version));
-        let rows = "SELECT case_id, n, version, kind, body, author, signed_at FROM reports WHERE tenant = $1
+        let rows =
+            "SELECT case_id, n, version, kind, body, author, signed_at, about FROM reports WHERE tenant = $1
              AND (case_id > $2 OR (case_id = $2 AND (n > $3 OR (n = $3 AND version > $4))))
              ORDER BY case_id, n, version LIMIT $5";
         let rows = sqlx::query(rows).bind(tenant.to_string()).bind(case).bind(i64::from(n));

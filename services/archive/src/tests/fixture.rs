@@ -283,6 +283,7 @@ impl Fixture {
             signed_at: self.clock.now(),
             studies: studies.clone(),
             replaces: None,
+            about: None,
             request_id: "r".into(),
         };
         self.update::<Read>(&read, "signed", |read| Read {
@@ -341,6 +342,7 @@ impl Fixture {
             body_part: "HEAD".into(),
             patient: None,
             accession: Ref([2; 16]),
+            reading: isocenter_domain::record::case::Reading::default(),
         }
     }
 

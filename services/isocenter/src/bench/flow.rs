@@ -176,6 +176,7 @@ impl Flow {
             read_id: offered.read_id,
             reader_id: reader_id.clone(),
             request_id: request_id(),
+            reason: String::new(),
         };
         let open = client.open_read(request).await.context("OpenRead")?.into_inner();
         let request = SignReadRequest {
@@ -187,6 +188,7 @@ impl Flow {
             request_id: request_id(),
             studies: open.studies,
             as_of: false,
+            ..Default::default()
         };
         client.sign_read(request).await.context("SignRead")?;
         Ok(())
@@ -263,7 +265,7 @@ async fn register(channel: Channel, receiver: &Receiver, readers: u32) -> Result
     let mut registry = RegistryClient::new(channel);
     let mut entries = vec![
         Entry::Site(Site { site_id: SITE.into(), ae_titles: vec![CALLING.into()], ..Site::default() }),
-        Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into() }),
+        Entry::Pool(Pool { pool_id: POOL.into(), description: "everybody".into(), ..Pool::default() }),
         Entry::Destination(Destination {
             destination_id: SITE.into(),
             mllp: receiver.address().to_string(),
@@ -278,6 +280,7 @@ async fn register(channel: Channel, receiver: &Receiver, readers: u32) -> Result
             skills: vec![Skill { modality: "*".into(), body_part: "*".into() }],
             site_ids: vec!["*".into()],
             pool_ids: vec![POOL.into()],
+            ..Reader::default()
         })
     }));
     for entry in entries {

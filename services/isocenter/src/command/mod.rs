@@ -4,11 +4,13 @@ pub mod ai;
 pub mod delivery;
 pub mod operations;
 pub mod policy;
+mod pool;
 pub mod read;
 pub mod reconcile;
 pub mod records;
 pub mod registry;
 pub mod restore;
+mod roster;
 pub mod study;
 
 use std::path::PathBuf;

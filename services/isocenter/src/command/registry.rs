@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_runtime::config::Period;
 use isocenter_wire::v1::{
-    AiReceives, AiService, DeleteRequest, Destination, DestinationProtocol, ListRequest, Pool, PutRequest,
-    Reader, RegistryEntry, RegistryKind, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
+    AiReceives, AiService, DeleteRequest, Destination, DestinationProtocol, ListRequest, Overflow, Pool,
+    PoolKind, PutRequest, Reader, RegistryEntry, RegistryKind, Site, Skill, registry_client::RegistryClient,
+    registry_entry::Entry,
 };
 
 use super::{connect, pages, request_id};
@@ -38,7 +39,7 @@ pub struct ReaderArgs {
 #[derive(Args, Debug)]
 pub struct PoolArgs {
     #[command(subcommand)]
-    verb: Verb<AddPool>,
+    verb: super::pool::Verb<Verb<AddPool>>,
     #[command(flatten)]
     client: Client,
 }
@@ -90,6 +91,12 @@ struct AddSite {
     /// The longest that assembling may take, e.g. 30m.
     #[arg(long)]
     max_assembly: Option<Period>,
+    /// Where the readers of its studies must be licensed; none is asked for without.
+    #[arg(long, default_value = "")]
+    jurisdiction: String,
+    /// Its local time, e.g. Europe/Moscow; UTC without.
+    #[arg(long, default_value = "")]
+    time_zone: String,
 }
 
 #[derive(Args, Debug)]
@@ -105,6 +112,8 @@ struct AddReader {
     /// A pool the reader belongs to; may be repeated.
     #[arg(long, required = true)]
     pool: Vec<String>,
+    #[command(flatten)]
+    person: super::roster::Person,
 }
 
 #[derive(Args, Debug)]
@@ -114,6 +123,47 @@ struct AddPool {
     /// For people.
     #[arg(long, default_value = "")]
     description: String,
+    /// Whose readers they are; without it a site's for site:NAME, else the center's.
+    #[arg(long)]
+    kind: Option<Whose>,
+    /// Where its work goes when it cannot be done in time.
+    #[arg(long, value_name = "POOL")]
+    overflow_to: Option<String>,
+    /// The share of the deadline, in percent, that may pass before it does.
+    #[arg(long, value_name = "PERCENT", default_value_t = 25, requires = "overflow_to")]
+    overflow_at: u32,
+    /// The predicted wait beyond which it does whatever the age, e.g. 2h.
+    #[arg(long, value_name = "PERIOD", requires = "overflow_to")]
+    overflow_wait: Option<Period>,
+}
+
+/// Whose readers a pool has.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Whose {
+    /// The reference center's.
+    Center,
+    /// A regional site's own.
+    Site,
+    /// Those who are called when the others do not suffice.
+    OnCall,
+}
+
+impl AddPool {
+    fn entry(self) -> Pool {
+        let kind = match self.kind {
+            None => PoolKind::Unspecified,
+            Some(Whose::Center) => PoolKind::Center,
+            Some(Whose::Site) => PoolKind::Site,
+            Some(Whose::OnCall) => PoolKind::OnCall,
+        };
+        let (at_percent, wait) = (self.overflow_at, self.overflow_wait);
+        let overflow = self.overflow_to.map(|to_pool_id| Overflow {
+            to_pool_id,
+            at_percent,
+            predicted_wait: wait.map(|p| isocenter_wire::duration(p.0)),
+        });
+        Pool { pool_id: self.id, description: self.description, kind: kind.into(), overflow }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -162,7 +212,8 @@ struct AddAi {
 
 /// `isocenter site`.
 pub async fn site(args: SiteArgs) -> Result<ExitCode> {
-    let fields = ["siteId", "aeTitles", "authority", "quietPeriod", "maxAssembly"];
+    let fields =
+        ["siteId", "aeTitles", "authority", "quietPeriod", "maxAssembly", "jurisdiction", "timeZone"];
     run(args.verb, args.client, RegistryKind::Site, &fields, |a| {
         Ok(Entry::Site(Site {
             site_id: a.id,
@@ -170,6 +221,8 @@ pub async fn site(args: SiteArgs) -> Result<ExitCode> {
             authority: a.authority,
             quiet_period: a.quiet_period.map(|p| isocenter_wire::duration(p.0)),
             max_assembly: a.max_assembly.map(|p| isocenter_wire::duration(p.0)),
+            jurisdiction: a.jurisdiction,
+            time_zone: a.time_zone,
         }))
     })
     .await
@@ -177,20 +230,34 @@ pub async fn site(args: SiteArgs) -> Result<ExitCode> {
 
 /// `isocenter reader`.
 pub async fn reader(args: ReaderArgs) -> Result<ExitCode> {
-    let fields = ["readerId", "skills", "siteIds", "poolIds"];
+    let fields = [
+        "readerId",
+        "skills",
+        "siteIds",
+        "poolIds",
+        "grade",
+        "roster",
+        "homeSiteId",
+        "targetPercent",
+        "capacity",
+    ];
     run(args.verb, args.client, RegistryKind::Reader, &fields, |a| {
         let skills = a.skill.iter().map(|text| skill(text)).collect::<Result<_>>()?;
-        Ok(Entry::Reader(Reader { reader_id: a.id, skills, site_ids: a.site, pool_ids: a.pool }))
+        let reader =
+            Reader { reader_id: a.id, skills, site_ids: a.site, pool_ids: a.pool, ..Reader::default() };
+        Ok(Entry::Reader(a.person.fill(reader)?))
     })
     .await
 }
 
 /// `isocenter pool`.
 pub async fn pool(args: PoolArgs) -> Result<ExitCode> {
-    run(args.verb, args.client, RegistryKind::Pool, &["poolId", "description"], |a| {
-        Ok(Entry::Pool(Pool { pool_id: a.id, description: a.description }))
-    })
-    .await
+    let fields = ["poolId", "kind", "description", "overflow"];
+    let verb = match args.verb {
+        super::pool::Verb::Registry(verb) => verb,
+        super::pool::Verb::Forecast => return super::pool::forecast(&args.client).await,
+    };
+    run(verb, args.client, RegistryKind::Pool, &fields, |a| Ok(Entry::Pool(a.entry()))).await
 }
 
 /// `isocenter destination`.
@@ -288,6 +355,9 @@ fn inner(entry: &RegistryEntry) -> Result<serde_json::Value> {
     let inner = value.as_object().and_then(|fields| fields.values().next()).cloned();
     let mut inner = inner.unwrap_or_default();
     if let Some(Entry::Reader(reader)) = &entry.entry {
+        if let Some(roster) = &reader.roster {
+            inner["roster"] = super::roster::short(roster).into();
+        }
         inner["skills"] = reader.skills.iter().map(|s| format!("{}:{}", s.modality, s.body_part)).collect();
     }
     Ok(inner)

@@ -14,9 +14,9 @@ use isocenter_peers::{
 };
 use isocenter_runtime::{clock, task::Tasks};
 use isocenter_wire::v1::{
-    AiReceives, AiService, ApplyPolicyRequest, Destination, Pool, PutRequest, Reader as ReaderEntry,
-    RegistryEntry, Site, Skill, registry_client::RegistryClient, registry_entry::Entry,
-    routing_client::RoutingClient,
+    AiReceives, AiService, ApplyPolicyRequest, Destination, Overflow, Pool, PutRequest,
+    Reader as ReaderEntry, RegistryEntry, Site, Skill, registry_client::RegistryClient,
+    registry_entry::Entry, routing_client::RoutingClient,
 };
 use tonic::transport::Channel;
 
@@ -84,8 +84,14 @@ impl Network {
             ("mammo", "breast radiologists of the reference center"),
             ("site:north", "the northern site's own"),
         ] {
-            put(&mut registry, Entry::Pool(Pool { pool_id: pool.into(), description: description.into() }))
-                .await?;
+            let overflow = pool.starts_with("site:").then(|| Overflow {
+                to_pool_id: "reference-center".into(),
+                at_percent: 25,
+                predicted_wait: None,
+            });
+            let description = description.into();
+            let pool = Pool { pool_id: pool.into(), description, overflow, ..Pool::default() };
+            put(&mut registry, Entry::Pool(pool)).await?;
         }
         let text = include_str!("policy.yaml").to_owned();
         let request = ApplyPolicyRequest { text, request_id: request_id() };
@@ -142,6 +148,13 @@ impl Person {
             skills: self.skills.iter().map(skill).collect(),
             site_ids: vec!["*".into()],
             pool_ids: self.pools.iter().map(|pool| (*pool).to_owned()).collect(),
+            home_site_id: self
+                .pools
+                .iter()
+                .find_map(|pool| pool.strip_prefix("site:"))
+                .unwrap_or_default()
+                .into(),
+            ..ReaderEntry::default()
         })
     }
 }

@@ -1,5 +1,7 @@
 //! A read as the queue sees it, a reader as the queue sees one, and the order of the worklist.
 
+use std::collections::BTreeMap;
+
 use isocenter_assign::{
     Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
 };
@@ -13,6 +15,8 @@ use isocenter_domain::{
     },
 };
 
+use super::apart::Barred;
+
 /// The item of a read, as far as read and case say. `p` is the highest probability that the AI services gave for the
 /// studies as they are; what is no probability orders as no answer does.
 ///
@@ -23,15 +27,27 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
     Item {
         read: id.clone(),
         class: case.class.clone(),
-        urgency: urgency(case),
+        urgency: Urgency { target: due_at(read, case).since(complete_at), ..urgency(case) },
         complete_at,
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
         probability: p.and_then(|p| Ppm::of(p).ok()),
         work: Prior::default().otherwise,
-        needs: needs(case),
+        needs: needs(case).by_an_attending(read.needs_attending()),
         excluded: read.returns.iter().map(|back| (back.reader.clone(), Exclusion::Returned)).collect(),
         prefers: None,
     }
+}
+
+/// Whom a read excludes, as the engine names the reasons.
+pub(crate) fn exclusions(barred: BTreeMap<ReaderId, Barred>) -> impl Iterator<Item = (ReaderId, Exclusion)> {
+    barred.into_iter().map(|(reader, why)| {
+        let why = match why {
+            Barred::Returned | Barred::Transferred => Exclusion::Returned,
+            Barred::FirstReader => Exclusion::FirstReader,
+            Barred::Blinded => Exclusion::Blinded,
+        };
+        (reader, why)
+    })
 }
 
 /// What a case asks of a reader.
@@ -55,7 +71,7 @@ pub(crate) fn urgency(case: &Case) -> Urgency {
 
 /// When a read should be signed.
 pub(crate) fn due_at(read: &Read, case: &Case) -> Time {
-    read.waiting_since.plus(case.deadline)
+    read.due_at(case.deadline)
 }
 
 /// A registered reader's profile as far as the entry says: absent, with empty hands, and without the roster.

@@ -7,7 +7,7 @@ use isocenter_domain::{
     record::{
         case::{Case, CaseState},
         read::{Read, ReadKind, ReadState},
-        report::{ReportKind, StudyRevision},
+        report::StudyRevision,
         study::{Study, StudyState},
     },
 };
@@ -48,10 +48,25 @@ pub(crate) fn judge(
     studies: &BTreeMap<StudyUid, &Study>,
 ) -> Result<Verdict, Error> {
     match &read.state {
-        ReadState::Signed { .. } => return Err(Error::SIGNED),
+        ReadState::Signed { .. } | ReadState::NonDiagnostic { .. } => return Err(Error::SIGNED),
+        ReadState::Cancelled { .. } => return Err(Error::CANCELLED),
+        ReadState::Suspended { reader, token, .. }
+            if *reader == signature.reader && *token == signature.token =>
+        {
+            return Err(Error::SUSPENDED);
+        }
+        ReadState::AwaitingFinal
+            if read.preliminary.as_ref().is_some_and(|signed| signed.reader == signature.reader) =>
+        {
+            return Err(Error::SIGNED);
+        }
         ReadState::Open { reader, token, .. } if *reader == signature.reader && *token == signature.token => {
         }
-        ReadState::Waiting | ReadState::Offered { .. } | ReadState::Open { .. } => return Ok(Verdict::Stale),
+        ReadState::Waiting
+        | ReadState::AwaitingFinal
+        | ReadState::Offered { .. }
+        | ReadState::Open { .. }
+        | ReadState::Suspended { .. } => return Ok(Verdict::Stale),
     }
     if case.state != CaseState::Ready {
         return Err(Error::CLOSED);
@@ -74,16 +89,10 @@ pub(crate) fn judge(
                 StudyState::Closed => return Err(Error::CLOSED),
             };
     }
-    if newer_images && !signature.as_of {
+    // Two blinded reads of different images could not be compared.
+    let as_of = signature.as_of && !matches!(read.kind, ReadKind::Blinded { .. });
+    if newer_images && !as_of {
         return Err(Error::NEW_IMAGES);
     }
     Ok(Verdict::Take { newer_images })
-}
-
-/// What the report is to earlier ones, and which read's report it replaces.
-pub(crate) const fn report_kind(kind: ReadKind) -> (ReportKind, Option<u32>) {
-    match kind {
-        ReadKind::Primary => (ReportKind::Final, None),
-        ReadKind::Discrepancy { of } => (ReportKind::Correction, Some(of)),
-    }
 }

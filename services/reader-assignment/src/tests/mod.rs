@@ -1,10 +1,14 @@
 //! Two replicas over one embedded store, and the calls as a workstation makes them.
 
+mod aside;
 mod flow;
 mod interleave;
+mod kinds;
+mod leading;
 mod plan;
 mod served;
 mod sign;
+mod watching;
 mod worklist;
 
 use std::{sync::Arc, time::Duration};
@@ -19,7 +23,7 @@ use isocenter_domain::{
         case::{Case, CaseState},
         plan::{Plan, Reading},
         read::{Holding, Read},
-        registry::{Entry, Reader, Sites, Skill},
+        registry::{Entry, Grade, Reader, Sites, Skill},
         report::Report,
         study::{Evidence, Study, StudyState},
     },
@@ -97,7 +101,12 @@ pub(super) fn case(members: &[u32]) -> Case {
         class: "ROUTINE".parse().unwrap(),
         complete_at: Time(1_000_000),
         deadline: Duration::from_secs(3_600),
-        urgency: isocenter_domain::record::case::Urgency { weight: 2, critical: 40, prior_ppm: 15_000, next_up: true },
+        urgency: isocenter_domain::record::case::Urgency {
+            weight: 2,
+            critical: 40,
+            prior_ppm: 15_000,
+            next_up: true,
+        },
         orphan_after: Duration::from_secs(600),
         pools: vec!["general".parse().unwrap()],
         destinations: vec!["north".parse().unwrap()],
@@ -200,10 +209,15 @@ impl World {
     }
 
     pub async fn register(&self, reader: &ReaderId, modality: &str) {
+        self.register_as(reader, modality, Grade::Attending).await;
+    }
+
+    pub async fn register_as(&self, reader: &ReaderId, modality: &str, grade: Grade) {
         let entry = Entry::Reader(Reader {
             skills: vec![Skill { modality: modality.into(), body_part: "*".into() }],
             sites: Sites::All,
             pools: vec!["general".parse().unwrap()],
+            grade,
             ..Reader::default()
         });
         self.put(&crate::view::reader_key(&tenant(), reader), &entry).await;
@@ -330,6 +344,7 @@ impl Node {
             read_id: read.to_owned(),
             reader_id: reader.to_string(),
             request_id: request_id.to_owned(),
+            reason: String::new(),
         };
         Ok(self.rpc.open_read(by_developer(request)).await?.into_inner())
     }
@@ -357,6 +372,56 @@ impl Node {
         Ok(self.rpc.return_read(by_developer(request)).await?.into_inner())
     }
 
+    pub async fn open_by_name(
+        &self,
+        read: &str,
+        reader: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::OpenReadRequest {
+            read_id: read.to_owned(),
+            reader_id: reader.to_string(),
+            request_id: request_id.to_owned(),
+            reason: "the clinic calls".into(),
+        };
+        Ok(self.rpc.open_read(by_developer(request)).await?.into_inner())
+    }
+
+    pub async fn suspend(
+        &self,
+        open: &v1::Read,
+        reader: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::SuspendReadRequest {
+            read_id: open.read_id.clone(),
+            reader_id: reader.to_string(),
+            open_token: open.open_token.clone(),
+            reason: v1::SuspendReason::AwaitingPriors.into(),
+            bound: None,
+            request_id: request_id.to_owned(),
+        };
+        Ok(self.rpc.suspend_read(by_developer(request)).await?.into_inner())
+    }
+
+    pub async fn transfer(
+        &self,
+        open: &v1::Read,
+        reader: &ReaderId,
+        to: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::TransferReadRequest {
+            read_id: open.read_id.clone(),
+            reader_id: reader.to_string(),
+            open_token: open.open_token.clone(),
+            to_reader_id: to.to_string(),
+            reason: "knows the case".into(),
+            request_id: request_id.to_owned(),
+        };
+        Ok(self.rpc.transfer_read(by_developer(request)).await?.into_inner())
+    }
+
     pub async fn reassign(&self, read: &str) -> Result<v1::Read, Status> {
         let request = v1::ReassignReadRequest {
             read_id: read.to_owned(),
@@ -382,6 +447,7 @@ pub(super) fn signature(open: &v1::Read, reader: &ReaderId) -> v1::SignReadReque
         request_id: unique(),
         studies: open.studies.clone(),
         as_of: false,
+        ..v1::SignReadRequest::default()
     }
 }
 

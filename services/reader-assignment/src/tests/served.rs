@@ -73,8 +73,12 @@ async fn next(client: &ReaderAssignmentClient<Channel>, reader: &ReaderId) -> v1
 
 async fn work(client: &mut ReaderAssignmentClient<Channel>, reader: &ReaderId) -> v1::SignReadResponse {
     let offered = next(client, reader).await;
-    let open =
-        v1::OpenReadRequest { read_id: offered.read_id, reader_id: reader.to_string(), request_id: unique() };
+    let open = v1::OpenReadRequest {
+        reason: String::new(),
+        read_id: offered.read_id,
+        reader_id: reader.to_string(),
+        request_id: unique(),
+    };
     let open = client.open_read(open).await.unwrap().into_inner();
     client.sign_read(signature(&open, reader)).await.unwrap().into_inner()
 }

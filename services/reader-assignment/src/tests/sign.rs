@@ -276,7 +276,8 @@ async fn hands_bound_to_a_read_that_is_gone_are_freed() {
     let (world, node, _) = meddled().await;
     let key = isocenter_domain::key::HoldingKey { tenant: super::tenant(), reader: anna() };
     let gone = Some(read_key(9, 1).read);
-    let bound = isocenter_domain::record::read::Holding { offered: gone.clone(), open: gone };
+    let bound =
+        isocenter_domain::record::read::Holding { offered: gone.clone(), open: gone, suspended: Vec::new() };
     world.put(&key, &bound).await;
     assert!(node.next(&anna()).await.unwrap().is_some());
 }

@@ -54,6 +54,7 @@ fn report(n: u32, signed_at: Time) -> Report {
         signed_at,
         studies: Vec::new(),
         replaces: None,
+        about: None,
         request_id: "r".into(),
     }
 }

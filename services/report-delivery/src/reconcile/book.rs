@@ -234,7 +234,8 @@ fn log(delivery: &Stored<Delivery>, after: &Delivery) {
         DeliveryState::Pending
         | DeliveryState::Sent { .. }
         | DeliveryState::ApplicationAccepted { .. }
-        | DeliveryState::Viewed { .. } => {}
+        | DeliveryState::Viewed { .. }
+        | DeliveryState::Superseded { .. } => {}
     }
 }
 

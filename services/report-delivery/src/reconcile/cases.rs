@@ -56,7 +56,12 @@ impl CaseMirrors {
         }
         let deliveries = self.deliveries.of(&owner_range::<DeliveryKey>(&key.tenant, id, &[id]));
         let existing = deliveries.iter().map(|d| d.key.clone()).collect();
-        plan::missing(&case.record, reports.iter().map(|r| &r.key), &existing).is_empty()
+        plan::missing(
+            &case.record,
+            reports.iter().filter(|r| r.record.kind.is_released()).map(|r| &r.key),
+            &existing,
+        )
+        .is_empty()
     }
 }
 
@@ -84,7 +89,8 @@ impl Cases {
         let (existing, _) =
             self.tables.list::<Delivery>(&owner_range::<DeliveryKey>(&key.tenant, id, &[id])).await?;
         let existing: BTreeSet<DeliveryKey> = existing.into_iter().map(|d| d.key).collect();
-        let missing = plan::missing(&case.record, reports.iter().map(|r| &r.key), &existing);
+        let released = reports.iter().filter(|r| r.record.kind.is_released());
+        let missing = plan::missing(&case.record, released.map(|r| &r.key), &existing);
         for batch in missing.chunks(BATCH) {
             self.make(&case, &reports, batch).await?;
         }

@@ -80,6 +80,9 @@ impl Lanes {
             Next::Lapse(key) => {
                 self.book.end(&loaded, &key, DeliveryEvent::Lapsed).await?;
             }
+            Next::Supersede(key) => {
+                self.book.end(&loaded, &key, DeliveryEvent::Superseded).await?;
+            }
             Next::DeadLetter(key, reason) => {
                 self.book.end(&loaded, &key, DeliveryEvent::Refused { reason }).await?;
             }

@@ -243,6 +243,7 @@ const fn state_of(state: &DeliveryState) -> v1::DeliveryState {
         DeliveryState::Retrying { .. } => v1::DeliveryState::Retrying,
         DeliveryState::ApplicationAccepted { .. } => v1::DeliveryState::ApplicationAccepted,
         DeliveryState::Viewed { .. } => v1::DeliveryState::Viewed,
+        DeliveryState::Superseded { .. } => v1::DeliveryState::Superseded,
         DeliveryState::DeadLetter { .. } => v1::DeliveryState::DeadLetter,
     }
 }

@@ -286,6 +286,7 @@ impl Bench {
             signed_at: change.now(),
             studies: vec![StudyRevision { study: study(case), revision: 1 }],
             replaces: (n > 1).then_some(n - 1),
+            about: None,
             request_id: format!("sign-{case}-{n}"),
         };
         change.create(&report_key(case, n), &report, "signed", &self.trace);

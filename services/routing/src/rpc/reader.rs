@@ -85,8 +85,8 @@ fn licences(licences: &[v1::Licence]) -> Result<Vec<Licence>, Status> {
         }
         let until = licence.valid_until.as_ref().map(|t| isocenter_wire::time(t, "valid_until")).transpose();
         let until = until.or_else(|e| wrong(format!("{field}.valid_until"), e.why))?;
-        if until == Some(Time::ZERO) {
-            return wrong(format!("{field}.valid_until"), "is the epoch, which stands for no time");
+        if until.is_some_and(|until| until <= Time::ZERO) {
+            return wrong(format!("{field}.valid_until"), "is not after 1970-01-01");
         }
         kept.push(Licence { jurisdiction, until });
     }

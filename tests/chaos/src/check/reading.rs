@@ -60,6 +60,7 @@ fn hand_over(
     record: Option<Read>,
 ) {
     let was = open.get(read).cloned();
+    let preliminary = record.as_ref().and_then(|read| read.preliminary.clone());
     match record.map(|read| read.state) {
         Some(ReadState::Open { reader, token, .. }) => {
             if let Some((holder, _)) = was.filter(|(holder, _)| *holder != reader) {
@@ -68,7 +69,14 @@ fn hand_over(
             }
             open.insert(read.to_owned(), (reader, token));
         }
-        Some(ReadState::Signed { reader, .. }) => {
+        Some(ReadState::AwaitingFinal) if was.is_some() => {
+            // Signed as preliminary, or an attending gave it back.
+            findings.check(preliminary.is_some(), || {
+                format!("revision {revision}: {read} awaits its final report and nobody has signed it")
+            });
+            open.remove(read);
+        }
+        Some(ReadState::Signed { reader, .. } | ReadState::NonDiagnostic { reader, .. }) => {
             findings.check(was.as_ref().is_some_and(|(holder, _)| *holder == reader), || {
                 let holder = was.map(|(holder, _)| holder.to_string()).unwrap_or_default();
                 format!(
@@ -77,7 +85,14 @@ fn hand_over(
             });
             open.remove(read);
         }
-        Some(ReadState::Waiting | ReadState::Offered { .. }) | None => drop(open.remove(read)),
+        Some(
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Offered { .. }
+            | ReadState::Suspended { .. }
+            | ReadState::Cancelled { .. },
+        )
+        | None => drop(open.remove(read)),
     }
 }
 

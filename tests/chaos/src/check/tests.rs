@@ -86,7 +86,7 @@ fn complete() -> StudyState {
 }
 
 fn read(state: ReadState) -> Read {
-    Read { kind: ReadKind::Primary, state, waiting_since: Time(1), returns: Vec::new(), drafts: Vec::new() }
+    Read { state, ..Read::waiting(ReadKind::Primary, Time(1)) }
 }
 
 fn offered(to: &str) -> ReadState {
@@ -107,7 +107,7 @@ fn signed(by: &str) -> ReadState {
 
 fn holding(by: &str, open: bool) -> Put {
     let key = HoldingKey { tenant: tenant(), reader: reader(by) };
-    record(&key, Holding { offered: None, open: open.then(read_id) }, "changed")
+    record(&key, Holding { open: open.then(read_id), ..Holding::default() }, "changed")
 }
 
 fn report(request: &str) -> Report {
@@ -118,6 +118,7 @@ fn report(request: &str) -> Report {
         signed_at: Time(3),
         studies: revision(),
         replaces: None,
+        about: None,
         request_id: request.to_owned(),
     }
 }

@@ -181,6 +181,7 @@ fn entries(load: &Load, receiver: &Receiver, vendor: &Vendor) -> Vec<Entry> {
             skills: vec![any],
             site_ids: vec!["*".to_owned()],
             pool_ids: vec!["general".to_owned()],
+            ..Default::default()
         }));
     }
     entries

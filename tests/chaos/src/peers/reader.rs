@@ -140,6 +140,7 @@ impl Desk {
             read_id: read.to_owned(),
             reader_id: self.reader.clone(),
             request_id: request_id(),
+            reason: String::new(),
         };
         let deed = Deed::Open {
             read: read.to_owned(),
@@ -164,6 +165,7 @@ impl Desk {
                 request_id: request_id(),
                 studies: open.studies.clone(),
                 as_of: false,
+                ..Default::default()
             };
             let deed = Deed::Sign {
                 read: open.read_id.clone(),

@@ -177,6 +177,7 @@ fn rules(study: &str) -> Vec<Rule> {
         ("ReaderAssignment/ReturnRead", as_reader(2), READER, All),
         ("ReaderAssignment/SignRead", as_reader(2), READER, All),
         ("ReaderAssignment/ReassignRead", nothing(), OPERATOR, All),
+        ("ReaderAssignment/GetOutlook", nothing(), OPERATOR, All),
         ("ReaderAssignment/ListWorklist", nothing(), QUEUE, All),
         ("ReaderAssignment/ExplainRead", nothing(), QUEUE, All),
         ("Registry/Put", nothing(), OPERATOR, All),

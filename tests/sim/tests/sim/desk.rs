@@ -97,6 +97,7 @@ impl Desk {
             read_id: read_id.to_owned(),
             reader_id: self.reader.clone(),
             request_id: unique(),
+            reason: String::new(),
         };
         persist("OpenRead", || {
             let (mut client, request) = (self.client.clone(), request.clone());
@@ -122,6 +123,7 @@ impl Desk {
             request_id: unique(),
             studies: open.studies.clone(),
             as_of: false,
+            ..Default::default()
         }
     }
 

@@ -249,7 +249,11 @@ impl Sim {
                 receiving_facility: "NORTH".into(),
                 ..Default::default()
             }),
-            Entry::Pool(v1::Pool { pool_id: "center".into(), description: "all readers".into() }),
+            Entry::Pool(v1::Pool {
+                pool_id: "center".into(),
+                description: "all readers".into(),
+                ..v1::Pool::default()
+            }),
         ];
         entries.extend(self.settings.ai.iter().map(|address| {
             Entry::AiService(v1::AiService {
@@ -265,6 +269,7 @@ impl Sim {
                 skills: vec![v1::Skill { modality: "*".into(), body_part: "*".into() }],
                 site_ids: vec!["*".into()],
                 pool_ids: vec!["center".into()],
+                ..v1::Reader::default()
             })
         }));
         let client = v1::registry_client::RegistryClient::new(self.channel());

@@ -82,25 +82,15 @@ impl ReadKind {
         }
     }
 
-    /// Whether its reader may say that the images do not allow a report; the others give it back instead.
+    /// Whether its report is the case's own. Its reader may say that the images do not allow one. The rest stands beside
+    /// it, and can be cancelled, since nothing that the patient is owed depends on it.
     #[must_use]
-    pub const fn may_be_non_diagnostic(self) -> bool {
+    pub const fn is_of_record(self) -> bool {
         match self {
             Self::Primary | Self::Blinded { .. } | Self::Arbitration { .. } | Self::Discrepancy { .. } => {
                 true
             }
             Self::SecondOpinion { .. } | Self::Consultation | Self::Review { .. } => false,
-        }
-    }
-
-    /// Whether it can be cancelled: nothing that the patient is owed depends on it.
-    #[must_use]
-    pub const fn may_be_cancelled(self) -> bool {
-        match self {
-            Self::SecondOpinion { .. } | Self::Consultation | Self::Review { .. } => true,
-            Self::Primary | Self::Blinded { .. } | Self::Arbitration { .. } | Self::Discrepancy { .. } => {
-                false
-            }
         }
     }
 

@@ -85,7 +85,7 @@ impl Read {
             }
             ReadEvent::Cancelled => {
                 let effects = self.holder().cloned().map(Do::Release).into_iter().collect();
-                let may = self.is_live() && self.preliminary.is_none() && self.kind.may_be_cancelled();
+                let may = self.is_live() && !self.kind.is_of_record() && self.preliminary.is_none();
                 may.then_some((S::Cancelled { at: now }, effects))
             }
             ReadEvent::DraftKept { body } => self.is_live().then(|| {
@@ -202,7 +202,7 @@ impl Read {
             | ReadKind::Consultation
             | ReadKind::Review { .. } => conclusion.is_none(),
         };
-        fits && self.kind.may_be_non_diagnostic()
+        fits && self.kind.is_of_record()
     }
 
     fn follow_up(&self, reader: ReaderId, conclusion: Option<&Conclusion>, newer_images: bool) -> Vec<Do> {

@@ -82,7 +82,7 @@ impl Bench {
 
     /// Registers a reader of everything and seats it at a workstation that speaks to `url`.
     pub async fn reader_at(&self, url: String, id: &str, seed: u64) -> Reader {
-        let pool = v1::Pool { pool_id: "general".to_owned(), description: String::new() };
+        let pool = v1::Pool { pool_id: "general".to_owned(), ..Default::default() };
         registry(self.server.channel(), Entry::Pool(pool)).await;
         let any = v1::Skill { modality: "*".to_owned(), body_part: "*".to_owned() };
         let reader = v1::Reader {
@@ -90,6 +90,7 @@ impl Bench {
             skills: vec![any],
             site_ids: vec!["*".to_owned()],
             pool_ids: vec!["general".to_owned()],
+            ..Default::default()
         };
         registry(self.server.channel(), Entry::Reader(reader)).await;
         let config = ReaderConfig {

@@ -1,0 +1,150 @@
+//! Reads leased ahead: an offer that stands while its reader has another read open, until it is opened or recalled.
+
+use std::{sync::Arc, time::Duration};
+
+use isocenter_assign::{
+    Item, Params, ReaderProfile,
+    next_up::{self, Lease, Recalled},
+};
+use isocenter_domain::{
+    Time,
+    id::TenantId,
+    key::ReadKey,
+    record::read::{Holding, Read, ReadEvent, ReadState},
+};
+use isocenter_runtime::task::chain;
+use isocenter_store::table::{Cause, Stored};
+use tokio_util::sync::CancellationToken;
+
+use crate::{desk::Desk, error::Error, reconcile::ACTOR, view::case_key};
+
+/// How long a read leased ahead may stand: its reader's presence or a recall ends it sooner, a whole shift at the latest.
+pub(crate) const LASTS: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How often the leases are looked through.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// A read leased ahead, and to whom.
+struct Leased {
+    read: Arc<Stored<Read>>,
+    hands: Arc<Stored<Holding>>,
+    lease: Lease,
+}
+
+impl Desk {
+    /// The leases of a tenant, as the mirrors have them.
+    fn leases(&self, tenant: Option<&TenantId>) -> Vec<Leased> {
+        let hands = self.view.holdings.all();
+        let of_tenant = hands.into_iter().filter(|h| tenant.is_none_or(|tenant| h.key.tenant == *tenant));
+        of_tenant.filter_map(|hands| self.lease(hands)).collect()
+    }
+
+    fn lease(&self, hands: Arc<Stored<Holding>>) -> Option<Leased> {
+        let read = hands.record.offered.clone()?;
+        let read = self.view.reads.get(&ReadKey { tenant: hands.key.tenant.clone(), read })?;
+        let ReadState::Offered { reader, until } = &read.record.state else { return None };
+        let since = read.head.updated_at;
+        let ahead = *reader == hands.key.reader && until.since(since) > self.config.offer.0;
+        let recalled_at = self.board.recalled_at(&read.key);
+        let lease = Lease { reader: reader.clone(), since, recalled_at };
+        ahead.then_some(Leased { read, hands, lease })
+    }
+
+    fn leased_item(&self, leased: &Leased) -> Option<Item> {
+        let case = self.view.cases.get(&case_key(&leased.read.key))?;
+        Some(self.view.item(&leased.read.key, &leased.read.record, &case.record))
+    }
+
+    /// Takes back the lease that `free`, who would get `instead` from the queue, makes the most of, if there is one that is
+    /// to be taken back for that; says which read it was.
+    pub(crate) async fn recall_for(
+        &self,
+        tenant: &TenantId,
+        free: &ReaderProfile,
+        instead: Option<&Item>,
+        now: Time,
+    ) -> Result<Option<ReadKey>, Error> {
+        let params = self.board.params();
+        let rested = |leased: &Leased| now.since(leased.lease.since) >= params.recall.rest;
+        let better = |leased: Leased| {
+            let item = self.leased_item(&leased)?;
+            let holder = self.view.profile(tenant, &leased.lease.reader)?;
+            next_up::better_use(params, (&item, &leased.lease), &holder, (free, instead), now)?;
+            Some((params.index_of(&item, Some(free), now).value, leased))
+        };
+        let leases = self.leases(Some(tenant)).into_iter().filter(rested);
+        let best = leases.filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((_, leased)) = best else { return Ok(None) };
+        self.end_lease(&leased, Recalled::BetterUse).await?;
+        self.board.recalled(&leased.read.key, now, params.recall.window);
+        Ok(Some(leased.read.key.clone()))
+    }
+
+    async fn end_lease(&self, leased: &Leased, why: Recalled) -> Result<(), Error> {
+        self.take_back(&leased.read, ReadEvent::Lapsed, Cause::role(ACTOR).because(text(why))).await?;
+        self.meters.recalled(name(why));
+        Ok(())
+    }
+
+    /// Ends the leases that cannot stand any more. Only the leader does; a reader's absence is told by the reconciler.
+    pub(crate) async fn sweep_leases(&self, now: Time) {
+        for leased in self.leases(None) {
+            let Some(why) = self.ends(&leased, self.board.params(), now) else { continue };
+            if let Err(e) = self.end_lease(&leased, why).await
+                && !e.is_worth_rereading()
+            {
+                tracing::info!(error = %chain(&e), "a read leased ahead was not taken back; tries again");
+            }
+        }
+    }
+
+    fn ends(&self, leased: &Leased, params: &Params, now: Time) -> Option<Recalled> {
+        let tenant = &leased.read.key.tenant;
+        let mut holder = self.view.profile(tenant, &leased.lease.reader);
+        // Whether a missing sign of life counts is not for this to decide.
+        if let Some(holder) = &mut holder {
+            holder.present = true;
+        }
+        if leased.hands.record.open.is_none() {
+            // The hands are free: from then on it is an offer like any other.
+            let free_since = leased.lease.since.max(leased.hands.head.updated_at);
+            let over = now.since(free_since) >= self.config.offer.0;
+            return over.then_some(Recalled::Holder(isocenter_assign::Rejection::NotAccepting));
+        }
+        let item = self.leased_item(leased)?;
+        next_up::lapsed(params, &item, holder.as_ref(), now)
+    }
+
+    /// Looks through the leases until `ended`.
+    pub(crate) async fn keep_leases(self: Arc<Self>, ended: CancellationToken) {
+        let mut tick = tokio::time::interval(EVERY);
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            if self.leadership.fence().is_some() {
+                self.sweep_leases(self.now()).await;
+            }
+        }
+    }
+}
+
+/// Why, for the event.
+const fn text(why: Recalled) -> &'static str {
+    match why {
+        Recalled::Holder(_) => "its reader did not take it up or may not have it any more",
+        Recalled::Immediate => "its class is not leased ahead",
+        Recalled::Front => "its deadline is near: it goes to the next who is free",
+        Recalled::BetterUse => "recalled for a better use",
+    }
+}
+
+const fn name(why: Recalled) -> &'static str {
+    match why {
+        Recalled::Holder(_) => "holder",
+        Recalled::Immediate => "immediate",
+        Recalled::Front => "deadline",
+        Recalled::BetterUse => "better-use",
+    }
+}
