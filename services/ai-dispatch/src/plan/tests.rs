@@ -5,7 +5,7 @@ use isocenter_domain::{
     id::{AiServiceId, CaseId},
     record::{
         plan::{AiRequest, Reading},
-        read::ReadKind,
+        read::{ReadKind, ReadState},
         study::Evidence,
     },
     refs::Digest,

@@ -199,7 +199,7 @@ async fn a_late_revision_of_a_signed_study_gets_a_discrepancy_read_whose_report_
     world.study(1, &super::complete(2)).await;
     node.reconcile(1).await;
     node.reconcile(1).await;
-    assert_eq!(world.read(1, 2).await.kind, ReadKind::Discrepancy { of: 1 });
+    assert_eq!(world.read(1, 2).await.kind, ReadKind::Discrepancy { of: 1, with: None });
     assert!(world.get::<isocenter_domain::record::read::Read>(&read_key(1, 3)).await.is_none());
     wait_for("the queue", PATIENCE, || async {
         node.desk.board.explain(&tenant(), &read_key(1, 2).read, node.desk.now(), &[]).is_some()

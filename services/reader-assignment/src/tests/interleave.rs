@@ -1,12 +1,12 @@
 //! Several readers at two replicas doing anything in any order, against what must always hold.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use isocenter_domain::{
-    id::ReaderId,
+    id::{ReadId, ReaderId},
     record::read::{Read, ReadState},
 };
 use isocenter_store::table::kind_range;
@@ -31,6 +31,12 @@ enum Deed {
     SignAgain,
     /// A lead takes back what the reader holds.
     Reassign,
+    /// What the reader has open is set aside.
+    Suspend,
+    /// What the reader has in hand is handed to the next reader.
+    Transfer,
+    /// The reader takes a read by its name.
+    OpenByName(u32),
     /// A minute passes and offers lapse.
     Lapse,
 }
@@ -53,6 +59,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Deed::Sign),
         1 => Just(Deed::SignAgain),
         1 => Just(Deed::Reassign),
+        1 => Just(Deed::Suspend),
+        1 => Just(Deed::Transfer),
+        1 => (1..=CASES).prop_map(Deed::OpenByName),
         1 => Just(Deed::Lapse),
     ];
     (0..READERS, 0_usize..2, deed, any::<bool>()).prop_map(|(reader, node, deed, beside)| Step {
@@ -127,6 +136,22 @@ async fn act(
                 drop(node.reassign(&read).await);
             }
         }
+        Deed::Suspend => {
+            let Some(open) = memory.open.clone() else { return };
+            drop(node.suspend(&open, who, &unique()).await);
+        }
+        Deed::Transfer => {
+            let Some(open) = memory.open.clone() else { return };
+            drop(node.transfer(&open, who, &reader((step.reader + 1) % READERS), &unique()).await);
+        }
+        Deed::OpenByName(case) => {
+            let read = read_key(case, 1).read.to_string();
+            let request = unique();
+            memory.open_request = Some((read.clone(), request.clone()));
+            if let Ok(open) = node.open_by_name(&read, who, &request).await {
+                memory.open = Some(open);
+            }
+        }
         Deed::Lapse => {
             world.clock.advance(std::time::Duration::from_secs(61));
             for n in 1..=CASES {
@@ -150,6 +175,7 @@ async fn check(world: &World, memories: &[tokio::sync::Mutex<Workstation>]) {
         world.tables.list::<Read>(&kind_range(isocenter_domain::record::RecordKind::Read)).await.unwrap();
     let mut open = BTreeMap::new();
     let mut offered = BTreeMap::new();
+    let mut aside: BTreeMap<ReaderId, BTreeSet<ReadId>> = BTreeMap::new();
     for read in &reads {
         match &read.record.state {
             ReadState::Open { reader, .. } => {
@@ -166,19 +192,30 @@ async fn check(world: &World, memories: &[tokio::sync::Mutex<Workstation>]) {
                     "two offers to one reader"
                 );
             }
-            ReadState::Waiting | ReadState::Signed { .. } => {}
+            ReadState::Suspended { reader, .. } => {
+                aside.entry(reader.clone()).or_default().insert(read.key.read.clone());
+            }
+            ReadState::Waiting
+            | ReadState::AwaitingFinal
+            | ReadState::Signed { .. }
+            | ReadState::NonDiagnostic { .. }
+            | ReadState::Cancelled { .. } => {}
         }
     }
     for n in 0..READERS {
         let holding = world.holding(&reader(n)).await;
         assert_eq!(holding.open.as_ref(), open.get(&reader(n)), "the hands name the open read");
         assert_eq!(holding.offered.as_ref(), offered.get(&reader(n)), "the hands name the offer");
+        let suspended: BTreeSet<_> = holding.suspended.into_iter().collect();
+        assert_eq!(
+            suspended,
+            aside.remove(&reader(n)).unwrap_or_default(),
+            "the hands name what is set aside"
+        );
     }
     for case in 1..=CASES {
-        let signed = match world.read(case, 1).await.state {
-            ReadState::Signed { reader, .. } => Some(reader),
-            ReadState::Waiting | ReadState::Offered { .. } | ReadState::Open { .. } => None,
-        };
+        let read = world.read(case, 1).await;
+        let signed = read.concluded().map(|(reader, ..)| reader.clone());
         assert_eq!(
             world.report(case, 1).await.map(|report| report.author),
             signed,

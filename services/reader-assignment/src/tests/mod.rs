@@ -1,10 +1,13 @@
 //! Two replicas over one embedded store, and the calls as a workstation makes them.
 
+mod aside;
 mod flow;
 mod interleave;
+mod kinds;
 mod plan;
 mod served;
 mod sign;
+mod watching;
 mod worklist;
 
 use std::{sync::Arc, time::Duration};
@@ -357,6 +360,56 @@ impl Node {
             request_id: request_id.to_owned(),
         };
         Ok(self.rpc.return_read(by_developer(request)).await?.into_inner())
+    }
+
+    pub async fn open_by_name(
+        &self,
+        read: &str,
+        reader: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::OpenReadRequest {
+            read_id: read.to_owned(),
+            reader_id: reader.to_string(),
+            request_id: request_id.to_owned(),
+            reason: "the clinic calls".into(),
+        };
+        Ok(self.rpc.open_read(by_developer(request)).await?.into_inner())
+    }
+
+    pub async fn suspend(
+        &self,
+        open: &v1::Read,
+        reader: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::SuspendReadRequest {
+            read_id: open.read_id.clone(),
+            reader_id: reader.to_string(),
+            open_token: open.open_token.clone(),
+            reason: v1::SuspendReason::AwaitingPriors.into(),
+            bound: None,
+            request_id: request_id.to_owned(),
+        };
+        Ok(self.rpc.suspend_read(by_developer(request)).await?.into_inner())
+    }
+
+    pub async fn transfer(
+        &self,
+        open: &v1::Read,
+        reader: &ReaderId,
+        to: &ReaderId,
+        request_id: &str,
+    ) -> Result<v1::Read, Status> {
+        let request = v1::TransferReadRequest {
+            read_id: open.read_id.clone(),
+            reader_id: reader.to_string(),
+            open_token: open.open_token.clone(),
+            to_reader_id: to.to_string(),
+            reason: "knows the case".into(),
+            request_id: request_id.to_owned(),
+        };
+        Ok(self.rpc.transfer_read(by_developer(request)).await?.into_inner())
     }
 
     pub async fn reassign(&self, read: &str) -> Result<v1::Read, Status> {

@@ -7,7 +7,7 @@ use isocenter_domain::{
     Time,
     id::StudyUid,
     record::{
-        case::{Case, CaseState},
+        case::{Case, CaseState, Reading},
         read::{Read, ReadKind, ReadState, Return, ReturnReason},
         report::StudyRevision,
         study::Study,
@@ -44,7 +44,7 @@ fn offered(until: i64) -> Read {
 #[test]
 fn a_ready_case_gets_its_primary_read_with_the_age_of_the_case() {
     let case = case(&[1]);
-    let create = Action::Create { n: 1, kind: ReadKind::Primary, since: case.complete_at };
+    let create = Action::Create(vec![(1, Read::waiting(ReadKind::Primary, case.complete_at))]);
     assert_eq!(decide(&case, &[], &[(uid(1), complete(1))], Presence::Present).actions, [create]);
     let waiting = Read::waiting(ReadKind::Primary, Time(1));
     assert_eq!(decide(&case, &[&waiting], &[(uid(1), complete(2))], Presence::Present), Plan::default());
@@ -55,13 +55,71 @@ fn a_ready_case_gets_its_primary_read_with_the_age_of_the_case() {
 #[test]
 fn images_that_no_signed_read_names_get_a_discrepancy_read_once_nothing_is_live() {
     let (case, two) = (case(&[1]), [(uid(1), complete(2))]);
-    let kind = ReadKind::Discrepancy { of: 1 };
-    let create = Action::Create { n: 2, kind, since: Time(5_000_000) };
+    let kind = ReadKind::Discrepancy { of: 1, with: None };
+    let create = Action::Create(vec![(2, Read::waiting(kind, Time(5_000_000)))]);
     assert_eq!(decide(&case, &[&signed(1)], &two, Presence::Present).actions, [create]);
     assert_eq!(decide(&case, &[&signed(2)], &two, Presence::Present), Plan::default());
     let live = Read::waiting(kind, Time(2));
     assert_eq!(decide(&case, &[&signed(1), &live], &two, Presence::Present), Plan::default());
     assert_eq!(decide(&case, &[&signed(1), &signed(2)], &two, Presence::Present), Plan::default());
+}
+
+#[test]
+fn a_case_that_is_read_twice_gets_both_reads_at_once() {
+    let double = Case { reading: Reading { double: true, review_ppm: 0 }, ..case(&[1]) };
+    let of = |with| Read::waiting(ReadKind::Blinded { with }, double.complete_at);
+    let create = Action::Create(vec![(1, of(2)), (2, of(1))]);
+    assert_eq!(decide(&double, &[], &[(uid(1), complete(1))], Presence::Present).actions, [create]);
+    let (one, two) = (of(2), of(1));
+    assert_eq!(decide(&double, &[&one, &two], &[(uid(1), complete(2))], Presence::Present), Plan::default());
+}
+
+#[test]
+fn what_stands_beside_the_report_neither_hides_newer_images_nor_is_corrected_by_them() {
+    let (case, two) = (case(&[1]), [(uid(1), complete(2))]);
+    let asked = Read::waiting(ReadKind::Consultation, Time(2));
+    let create = Read::waiting(ReadKind::Discrepancy { of: 1, with: None }, Time(5_000_000));
+    let plan = decide(&case, &[&signed(1), &asked], &two, Presence::Present);
+    assert_eq!(plan.actions, [Action::Create(vec![(3, create)])]);
+    let opinion = Read { kind: ReadKind::SecondOpinion { of: 1 }, ..signed(2) };
+    let plan = decide(&case, &[&signed(1), &opinion], &two, Presence::Present);
+    assert_eq!(plan.actions.len(), 1, "what the second opinion saw, the report did not");
+}
+
+#[test]
+fn a_sample_of_signed_first_reads_is_reviewed_once_and_everybody_draws_the_same() {
+    let one = [(uid(1), complete(1))];
+    let sampled = |ppm| Case { reading: Reading { double: false, review_ppm: ppm }, ..case(&[1]) };
+    assert_eq!(decide(&sampled(0), &[&signed(1)], &one, Presence::Present), Plan::default());
+    let plan = decide(&sampled(1_000_000), &[&signed(1)], &one, Presence::Present);
+    let [Action::Create(created)] = &plan.actions[..] else { panic!("{plan:?}") };
+    assert_eq!((created[0].0, created[0].1.kind), (2, ReadKind::Review { of: 1 }));
+    assert!(created[0].1.due > Some(Time(5_000_000)));
+    let again = decide(&sampled(1_000_000), &[&signed(1), &created[0].1], &one, Presence::Present);
+    assert_eq!(again, Plan::default());
+    let waiting = Read::waiting(ReadKind::Primary, Time(1));
+    assert_eq!(decide(&sampled(1_000_000), &[&waiting], &one, Presence::Present), Plan::default());
+
+    let of = |n, ppm| {
+        let (id, case, signed) = (case_id(n), sampled(ppm), signed(1));
+        let situation = Situation {
+            id: &id,
+            case: &case,
+            reads: BTreeMap::from([(1, &signed)]),
+            studies: BTreeMap::new(),
+        };
+        !plan_of(&situation).actions.is_empty()
+    };
+    let drawn = (1..=4_000).filter(|n| of(*n, 50_000)).count();
+    assert!((150..=250).contains(&drawn), "{drawn} of 4000 at 5 %");
+    assert!(
+        (1..=200).all(|n| !of(n, 50_000) || of(n, 100_000)),
+        "a larger share draws all that a smaller one does"
+    );
+}
+
+fn plan_of(situation: &Situation<'_>) -> Plan {
+    plan(situation, Time(5_000_000), |_| Presence::Present)
 }
 
 #[test]

@@ -56,7 +56,8 @@ impl Known {
                         ReadState::Offered { reader, .. } => {
                             known.given.insert((id, reader.to_string()));
                         }
-                        ReadState::Open { reader, token, .. } | ReadState::Suspended { reader, token, .. } => {
+                        ReadState::Open { reader, token, .. }
+                        | ReadState::Suspended { reader, token, .. } => {
                             known.given.insert((id.clone(), reader.to_string()));
                             known.open.insert((id, reader.to_string(), token));
                         }

@@ -85,7 +85,8 @@ async fn every_study_of_a_bad_day_is_read_once_and_delivered_once() {
         let deliveries = deliveries(&sim).await;
         let signed = deliveries.len();
         // A reader whose answer was lost learns of the signature when it asks again, maybe after the report is delivered.
-        let counted = || async { readers.iter().map(|reader| reader.counts().signed).sum::<u64>() == signed as u64 };
+        let counted =
+            || async { readers.iter().map(|reader| reader.counts().signed).sum::<u64>() == signed as u64 };
         wait_for("as many signatures as reports", PATIENCE, counted).await;
         let uids: Vec<_> = studies.iter().map(|study| &study.study_uid).collect();
         until_legal(&sim, &uids, signed).await;
