@@ -7,18 +7,23 @@
 //! Pure: the time is passed in, and the same items, reader and time give the same answer for ever.
 
 mod absurd;
+pub mod estimate;
 mod explain;
 pub mod filter;
 mod idle;
+mod interned;
 mod item;
 mod measure;
 pub mod next_up;
 mod order;
+pub mod overflow;
 mod params;
 mod queue;
 mod reader;
+pub mod shortage;
 
 pub use absurd::Absurd;
+pub use estimate::{Estimates, Exam, Observation, Prior};
 pub use explain::{Explanation, Parked, Term, Verdict};
 pub use filter::Rejection;
 pub use idle::{Idle, choose_idle, flexibility};

@@ -1,7 +1,6 @@
 //! The queue of reads that wait.
 
 mod family;
-mod intern;
 mod scan;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,11 +14,12 @@ use crate::{
     Item, Params, ReaderProfile, Rejection,
     explain::{self, Explanation, Parked},
     filter,
+    interned::Interned,
     item::{Competence, Place},
     next_up,
 };
 use family::{Bound, Family, Kin};
-use intern::Interned;
+
 use scan::Scan;
 
 /// The reads that wait.

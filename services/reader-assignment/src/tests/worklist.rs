@@ -70,7 +70,7 @@ async fn the_worklist_is_the_queue_then_what_is_in_hand_then_what_is_signed() {
         verdict.rejected_by.clone()
     };
     assert_eq!((against("anna").as_str(), against("boris").as_str()), ("skill", "already-holds"));
-    assert!(explained.terms.iter().any(|term| term.name == "to_virtual_due"));
+    assert!(explained.terms.iter().any(|term| term.name == "index"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

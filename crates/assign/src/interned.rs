@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Values in use, each with a number that stays its own as long as it is in use.
 #[derive(Debug)]
-pub(super) struct Interned<T> {
+pub(crate) struct Interned<T> {
     numbers: BTreeMap<Arc<T>, u32>,
     slots: Vec<Option<Slot<T>>>,
     free: Vec<u32>,
