@@ -7,3 +7,9 @@ pub mod day;
 pub mod queue;
 pub mod random;
 pub mod stats;
+
+/// The engine's parameters as they are tuned: those of the live service.
+#[must_use]
+pub fn params() -> isocenter_assign::Params {
+    isocenter_assign::Params::default()
+}

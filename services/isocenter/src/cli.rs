@@ -43,6 +43,8 @@ enum Command {
     Demo(DemoArgs),
     /// Measure this build on this machine.
     Bench(bench::BenchArgs),
+    /// Simulate queues and whole networks with the engine's own code; needs no server.
+    Simulate(command::simulate::SimulateArgs),
     /// Print the life of every record, as docs/states.md has it.
     States,
     /// Compare what was received, routed, read and delivered. Exit 0 equal, 1 differences, 3 could not tell.
@@ -122,6 +124,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Simulate(args) => command::simulate::run(args),
             Command::States => {
                 output::line(isocenter_domain::states::render().trim_end())?;
                 Ok(ExitCode::SUCCESS)

@@ -240,6 +240,7 @@ fn classes(texts: At<Vec<ClassText>>, categories: &[Category]) -> Result<Vec<Cla
             deadline: duration(&text.deadline, "classes.deadline", MINUTE, 1000 * HOUR)?,
             share: [share(&text.day, "classes.day")?, share(&text.night, "classes.night")?],
             critical: share(&text.critical, "classes.critical")?,
+            priority: whole(&text.priority, "classes.priority", 1, 9)?,
             immediate: text.immediate.unwrap_or(false),
             weight: whole(&text.weight, "classes.weight", 0, 1_000_000)?,
             kappa: whole(&text.kappa, "classes.kappa", 0, 1_000_000)?,
@@ -302,7 +303,13 @@ fn sites(texts: At<Vec<SiteText>>) -> Result<Vec<Site>, ScenarioError> {
 }
 
 fn reading(text: Option<ReadingText>, base: ReadingText) -> Result<Reading, ScenarioError> {
-    let none = ReadingText { sigma: None, pace_sigma: None, estimate_sigma: None, points_per_minute: None };
+    let none = ReadingText {
+        sigma: None,
+        pace_sigma: None,
+        reader_sigma: None,
+        estimate_sigma: None,
+        points_per_minute: None,
+    };
     let text = text.unwrap_or(none);
     let field = |value: Option<At<f64>>, base: Option<At<f64>>, name, most| {
         number(&value.or(base).expect("base has all"), name, 0.0, most)
@@ -310,6 +317,7 @@ fn reading(text: Option<ReadingText>, base: ReadingText) -> Result<Reading, Scen
     Ok(Reading {
         sigma: field(text.sigma, base.sigma, "reading.sigma", 3.0)?,
         pace_sigma: field(text.pace_sigma, base.pace_sigma, "reading.pace_sigma", 2.0)?,
+        reader_sigma: field(text.reader_sigma, base.reader_sigma, "reading.reader_sigma", 2.0)?,
         estimate_sigma: field(text.estimate_sigma, base.estimate_sigma, "reading.estimate_sigma", 3.0)?,
         points_per_minute: field(
             text.points_per_minute,

@@ -89,6 +89,8 @@ pub struct Class {
     pub share: [f64; 2],
     /// Share of its studies that are critical.
     pub critical: f64,
+    /// The level by which a plain worklist orders it, 1 first: HL7 has S, A and R.
+    pub priority: u32,
     /// Never leased ahead.
     pub immediate: bool,
     /// The engine's weight.
@@ -125,8 +127,10 @@ pub struct Category {
 pub struct Reading {
     /// Of the logarithm of a study's time.
     pub sigma: f64,
-    /// Of the logarithm of a reader's pace.
+    /// Of the logarithm of a reader's pace in one category beside the same reader's in others.
     pub pace_sigma: f64,
+    /// Of the logarithm of a reader's pace in everything.
+    pub reader_sigma: f64,
     /// Of the logarithm of the error of what policies are told.
     pub estimate_sigma: f64,
     /// Relative value units of an expected minute.

@@ -72,13 +72,14 @@ fn nobody_who_could_read_is_idle_while_a_study_waits() {
     let history = history(&workload, Kind::IsocenterNoLease, 3);
     // Whenever a study is opened after waiting, no other reader of the skill had been idle for the time it waited.
     let mut free_since: BTreeMap<usize, i64> = BTreeMap::new();
-    let mut events: Vec<(i64, usize, bool)> = Vec::new();
+    // Of one instant, what is signed comes before what is opened next.
+    let mut events: Vec<(i64, bool, usize)> = Vec::new();
     for (study, fate) in history.fates.iter().enumerate() {
-        events.extend(fate.signed.map(|at| (at, study, false)));
-        events.extend(fate.opened.map(|at| (at, study, true)));
+        events.extend(fate.signed.map(|at| (at, false, study)));
+        events.extend(fate.opened.map(|at| (at, true, study)));
     }
     events.sort_unstable();
-    for (at, study, opens) in events {
+    for (at, opens, study) in events {
         let reader = place(history.fates[study].reader);
         if !opens {
             free_since.insert(reader, at);

@@ -104,6 +104,7 @@ pub(super) struct ClassText {
     pub day: At<f64>,
     pub night: At<f64>,
     pub critical: At<f64>,
+    pub priority: At<f64>,
     #[serde(default)]
     pub immediate: Option<bool>,
     pub weight: At<f64>,
@@ -139,6 +140,8 @@ pub(super) struct ReadingText {
     pub sigma: Option<At<f64>>,
     #[serde(default)]
     pub pace_sigma: Option<At<f64>>,
+    #[serde(default)]
+    pub reader_sigma: Option<At<f64>>,
     #[serde(default)]
     pub estimate_sigma: Option<At<f64>>,
     #[serde(default)]

@@ -66,12 +66,6 @@ impl Room<'_> {
     pub fn reads(&self, reader: u32, study: u32) -> bool {
         self.workload.reads(place(reader), place(study))
     }
-
-    /// Whether the study is of the reader's own site.
-    #[must_use]
-    pub fn is_local(&self, reader: u32, study: u32) -> bool {
-        self.workload.is_local(place(reader), place(study))
-    }
 }
 
 /// A number as a place in a list.
@@ -111,7 +105,7 @@ enum Event {
     Answer(u32),
     Finish { reader: u32, token: u32 },
     ShiftEnds(u32),
-    ShiftBegins(u32),
+    ShiftBegins { reader: u32, since: i64 },
     LineBreaks(u32),
     LineMends(u32),
     DropOut,
@@ -192,7 +186,7 @@ impl World<'_> {
             self.at(first.arrived, Event::Arrive(0));
         }
         for (reader, since, until) in shifts(workload) {
-            self.at(since.max(0), Event::ShiftBegins(reader));
+            self.at(since.max(0), Event::ShiftBegins { reader, since });
             self.at(until, Event::ShiftEnds(reader));
         }
         if let Some((at, _)) = workload.scenario.drop_out {
@@ -242,7 +236,7 @@ impl World<'_> {
                 }
             }
             Event::Finish { reader, token } => self.finish(reader, token, now),
-            Event::ShiftBegins(reader) => self.shift_begins(reader, now),
+            Event::ShiftBegins { reader, since } => self.shift_begins(reader, since, now),
             Event::ShiftEnds(reader) => {
                 self.room.desks[place(reader)].shift = None;
                 self.gone(reader, now);
@@ -268,10 +262,10 @@ impl World<'_> {
         }
     }
 
-    fn shift_begins(&mut self, reader: u32, now: i64) {
+    fn shift_begins(&mut self, reader: u32, since: i64, now: i64) {
         let hours = self.room.workload.readers[place(reader)].hours;
         let desk = &mut self.room.desks[place(reader)];
-        desk.shift = Some((now, now + hours));
+        desk.shift = Some((since, since + hours));
         desk.left = false;
         desk.points = 0;
         self.free(reader, now);
@@ -312,7 +306,8 @@ impl World<'_> {
     fn open(&mut self, reader: u32, study: u32, prefetched: bool, now: i64) {
         let workload = self.room.workload;
         let who = &workload.readers[place(reader)];
-        let mut time = to_float(workload.truths[place(study)].reading) * who.pace;
+        let mut time = to_float(workload.truths[place(study)].reading)
+            * who.paces[usize::from(workload.studies[place(study)].category)];
         if let (Some(visits), Some(first)) = (workload.scenario.visits, workload.studies[place(study)].visit)
             && self.fates[place(first)].opened.is_some()
             && self.fates[place(first)].reader == reader

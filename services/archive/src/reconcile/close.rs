@@ -208,10 +208,10 @@ impl Closer {
     }
 }
 
-/// When the last report was accepted.
+/// When the last report was accepted, or a later one took its place.
 fn last_accepted(records: &Records) -> Time {
     let accepted = records.deliveries.iter().filter_map(|delivery| match delivery.state {
-        DeliveryState::ApplicationAccepted { at } => Some(at),
+        DeliveryState::ApplicationAccepted { at } | DeliveryState::Superseded { at } => Some(at),
         DeliveryState::Viewed { accepted, .. } => Some(accepted),
         DeliveryState::Pending
         | DeliveryState::Sent { .. }

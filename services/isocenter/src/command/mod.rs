@@ -1,4 +1,4 @@
-//! Operators' verbs. All speak gRPC to a server, never to the store.
+//! Operators' verbs. All but `simulate` speak gRPC to a server, never to the store.
 
 pub mod ai;
 pub mod delivery;
@@ -11,6 +11,7 @@ pub mod records;
 pub mod registry;
 pub mod restore;
 mod roster;
+pub mod simulate;
 pub mod study;
 
 use std::path::PathBuf;

@@ -80,8 +80,8 @@ impl Ordered {
         let scenario = &room.workload.scenario;
         let study = &room.workload.studies[place(number)];
         let class = &scenario.classes[usize::from(study.class)];
-        // Twice the class, so that there is room for flagged studies between.
-        let rank = 2 * i64::from(study.class) + 1;
+        // Twice the level, so that there is room for flagged studies between.
+        let rank = 2 * i64::from(class.priority);
         match self.order {
             Order::Arrival => (0, study.arrived, number),
             Order::Class | Order::CherryPick => (rank, study.arrived, number),
@@ -89,8 +89,8 @@ impl Ordered {
             Order::Flag => {
                 let flagged =
                     self.said[place(number)].is_some_and(|(_, flagged)| flagged) && !class.immediate;
-                let immediate = scenario.classes.iter().filter(|class| class.immediate).count();
-                let before = 2 * i64::try_from(immediate).expect("few classes");
+                let immediate = scenario.classes.iter().filter(|class| class.immediate);
+                let before = 2 * i64::from(immediate.map(|class| class.priority).max().unwrap_or(0)) + 1;
                 (if flagged { before } else { rank }, study.arrived, number)
             }
             Order::Credit => {
