@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use isocenter_domain::{
     Time,
-    id::{PoolId, ReadId},
+    id::{PoolId, ReadId, ReaderId},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 use family::{Bound, Family, Kin};
 
-use scan::Scan;
+use scan::{Scan, Sight};
 
 /// The reads that wait.
 ///
@@ -39,6 +39,8 @@ pub struct Queue {
     numbers: BTreeMap<Kin, usize>,
     families: Vec<Family>,
     bounds: Vec<Bound>,
+    /// What each reader who has pulled is fit for.
+    sights: BTreeMap<ReaderId, Option<Sight>>,
     /// Kept between pulls, so that a pull allocates nothing.
     scan: Scan,
 }
@@ -94,13 +96,13 @@ impl Queue {
         match self.numbers.get(&kin) {
             Some(number) => {
                 self.families[*number].insert(Arc::clone(&item), &self.params);
-                self.bounds[*number] = self.families[*number].bound(&self.params);
+                self.bounds[*number] = Bound::unknown(&kin, &self.params);
             }
             None => {
                 let mut family = Family::new(kin.clone());
                 family.insert(Arc::clone(&item), &self.params);
                 self.numbers.insert(kin.clone(), self.families.len());
-                self.bounds.push(family.bound(&self.params));
+                self.bounds.push(Bound::unknown(&kin, &self.params));
                 self.families.push(family);
             }
         }
@@ -117,7 +119,7 @@ impl Queue {
         if family.is_empty() {
             self.drop_family(number);
         } else {
-            self.bounds[number] = family.bound(&self.params);
+            self.bounds[number] = Bound::unknown(&kin, &self.params);
         }
         self.competences.release(kin.competence);
         self.places.release(kin.place);
@@ -174,7 +176,7 @@ impl Queue {
         let sights: Vec<_> = readers.iter().map(|reader| (reader, self.sight(reader, now))).collect();
         let mut parked = Vec::new();
         for family in &self.families {
-            let suits = |(_, sight): &&(_, scan::Sight)| sight.sees(&family.kin);
+            let suits = |(_, sight): &&(_, Sight)| sight.sees(&family.kin);
             for item in family.items() {
                 let excluded = |reader: &ReaderProfile| item.excluded.contains_key(&reader.id);
                 if sights.iter().filter(suits).all(|(reader, _)| excluded(reader)) {
