@@ -83,6 +83,21 @@ pub struct Index {
     pub value: f64,
 }
 
+/// How an index rises with age: `rise` for each microsecond, and `more` for each past `knee` microseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slope {
+    rise: f64,
+    more: f64,
+    knee: f64,
+}
+
+impl Slope {
+    /// The index at an age in microseconds, but for rounding.
+    pub(crate) fn at(&self, age: f64) -> f64 {
+        self.rise * age + self.more * (age - self.knee).max(0.0)
+    }
+}
+
 const MICROS_A_MINUTE: f64 = 6e7;
 
 impl Params {
@@ -106,6 +121,20 @@ impl Params {
         let critical = f64::from(urgency.critical) * probability * (age / (60.0 * MICROS_A_MINUTE));
         let minutes = whole(level.micros) / MICROS_A_MINUTE;
         Index { urgency: delay, critical, minutes, factor, value: (delay + critical) / minutes * factor }
+    }
+
+    /// How the index of a read of `urgency` rises with its age, head start included.
+    pub(crate) fn slope(&self, urgency: &Urgency, level: Level) -> Slope {
+        let target = micros(urgency.target.max(Duration::from_secs(1)));
+        let minutes = whole(level.micros) / MICROS_A_MINUTE;
+        let delay = f64::from(urgency.weight) / target;
+        let critical =
+            f64::from(urgency.critical) * (whole(level.probability) / 1e6) / (60.0 * MICROS_A_MINUTE);
+        Slope {
+            rise: (delay + critical) / minutes,
+            more: delay * (self.steepness - 1.0) / minutes,
+            knee: self.knee * target,
+        }
     }
 
     /// The age that counts, in microseconds: head start included, never 0.

@@ -7,7 +7,10 @@ use isocenter_domain::{
     id::{ReadId, ReaderId},
 };
 
-use crate::{Item, Lane, Params, Urgency, order, order::Level};
+use crate::{
+    Item, Lane, Params, Urgency, order,
+    order::{Level, Slope},
+};
 
 /// What makes a family; competence, place and pools by number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,23 +61,20 @@ pub(super) struct Bound {
     /// When the oldest joins the front lane, and its deadline.
     front_at: Time,
     deadline_at: Time,
-    /// When the oldest was complete, and the last of the heads of its lines.
-    oldest: Time,
-    newest: Time,
-    /// Until when `index` is a bound: indices never fall with time.
+    /// Until when the bound holds: indices never fall with time.
     until: Time,
-    /// The greatest index at `until`, without factor.
-    index: f64,
-    /// The same for each microsecond that the oldest is old then. An index is a convex function of age that is 0 at 0,
-    /// so that going back in time it falls at least as fast as age does, and the oldest's age falls least of all.
-    per_age: f64,
+    /// The read that leads by index: its index is known at any time.
+    leader: Time,
+    slope: Slope,
+    /// The greatest index of the others at `until`, without factor.
+    second: f64,
 }
 
 /// More than rounding can make of an index.
 const SLACK: f64 = 1.000_000_1;
 
-/// A bound holds for this part of the age of the read with the greatest index: the longer, the less it tells.
-const VALIDITY: u32 = 64;
+/// A bound holds for this part of the age of the read that leads: the longer, the less it tells of the others.
+const VALIDITY: u32 = 128;
 
 impl Family {
     pub fn new(kin: Kin) -> Self {
@@ -154,18 +154,15 @@ impl Family {
         let kin = &self.kin;
         let oldest = self.lines.iter().map(|line| line.head).min().expect("a family that is kept has a read");
         let index = |line: &Line, at| params.index(&kin.urgency, line.level, line.head, 1.0, at).value;
-        let greatest = |at| {
-            let indices = self.lines.iter().map(|line| (index(line, at), line.head));
-            indices.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, oldest))
-        };
-        let (_, leader) = greatest(now);
-        let until = now.plus(now.since(leader).saturating_add(params.head_start) / VALIDITY);
-        let (index, _) = greatest(until);
+        let indices = self.lines.iter().map(|line| (index(line, now), line));
+        let leads = indices.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, line)| line);
+        let leads = leads.expect("a family that is kept has a line");
+        let until = now.plus(now.since(leads.head).saturating_add(params.head_start) / VALIDITY);
+        let others = self.lines.iter().filter(|line| line.level != leads.level);
         Bound {
-            index,
-            per_age: index / params.age(oldest, until) * SLACK,
-            oldest,
-            newest: self.lines.iter().map(|line| line.head).max().unwrap_or(oldest),
+            leader: leads.head,
+            slope: params.slope(&kin.urgency, leads.level),
+            second: others.map(|line| index(line, until)).fold(0.0, f64::max),
             until,
             front_at: params.front_at(&kin.urgency, oldest).unwrap_or(Time(i64::MAX)),
             deadline_at: oldest.plus(kin.urgency.target),
@@ -187,11 +184,10 @@ impl Bound {
             tier: params.tier(&kin.urgency),
             front_at: Time(i64::MAX),
             deadline_at: Time(i64::MAX),
-            oldest: Time::ZERO,
-            newest: Time::ZERO,
             until: Time(i64::MIN),
-            index: 0.0,
-            per_age: 0.0,
+            leader: Time::ZERO,
+            slope: Slope::default(),
+            second: 0.0,
         }
     }
 
@@ -204,8 +200,7 @@ impl Bound {
         if self.front_at <= now {
             return (self.tier * 2, self.deadline_at.0);
         }
-        // What is complete in the future, by a clock that was set back, has no age to fall.
-        let index = if self.newest <= now { self.per_age * params.age(self.oldest, now) } else { self.index };
-        (self.tier * 2 + 1, order::descending(index.min(self.index) * factor))
+        let leader = self.slope.at(params.age(self.leader, now)) * SLACK;
+        (self.tier * 2 + 1, order::descending(leader.max(self.second) * factor))
     }
 }
