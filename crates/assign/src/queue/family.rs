@@ -47,9 +47,9 @@ pub(super) struct Stand {
     pub complete_at: Time,
 }
 
-/// A bound on what a family holds: all that the scan over families looks at.
+/// What tells whether a family is for a reader: small, because a scan looks at every one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bound {
+pub(super) struct Tag {
     pub competence: u32,
     pub place: u32,
     pub pools: u32,
@@ -57,6 +57,24 @@ pub(super) struct Bound {
     pub prefers: bool,
     pub heavy: bool,
     pub next_up: bool,
+}
+
+impl Tag {
+    pub fn of(kin: &Kin) -> Self {
+        Self {
+            competence: kin.competence,
+            place: kin.place,
+            pools: kin.pools,
+            prefers: kin.prefers.is_some(),
+            heavy: kin.heavy,
+            next_up: kin.urgency.next_up,
+        }
+    }
+}
+
+/// A bound on what a family holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
     tier: u8,
     /// When the oldest joins the front lane, and its deadline.
     front_at: Time,
@@ -175,12 +193,6 @@ impl Bound {
     /// Of a family that has changed: holds for no time.
     pub fn unknown(kin: &Kin, params: &Params) -> Self {
         Self {
-            competence: kin.competence,
-            place: kin.place,
-            pools: kin.pools,
-            prefers: kin.prefers.is_some(),
-            heavy: kin.heavy,
-            next_up: kin.urgency.next_up,
             tier: params.tier(&kin.urgency),
             front_at: Time(i64::MAX),
             deadline_at: Time(i64::MAX),

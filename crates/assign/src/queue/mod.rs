@@ -18,7 +18,7 @@ use crate::{
     item::{Competence, Place},
     next_up,
 };
-use family::{Bound, Family, Kin};
+use family::{Bound, Family, Kin, Tag};
 
 use scan::{Scan, Sight};
 
@@ -35,9 +35,10 @@ pub struct Queue {
     competences: Interned<Competence>,
     places: Interned<Place>,
     pools: Interned<Vec<PoolId>>,
-    /// Where in the two vectors a family is.
+    /// Where in the three vectors a family is.
     numbers: BTreeMap<Kin, usize>,
     families: Vec<Family>,
+    tags: Vec<Tag>,
     bounds: Vec<Bound>,
     /// What each reader who has pulled is fit for.
     sights: BTreeMap<ReaderId, Option<Sight>>,
@@ -102,6 +103,7 @@ impl Queue {
                 let mut family = Family::new(kin.clone());
                 family.insert(Arc::clone(&item), &self.params);
                 self.numbers.insert(kin.clone(), self.families.len());
+                self.tags.push(Tag::of(&kin));
                 self.bounds.push(Bound::unknown(&kin, &self.params));
                 self.families.push(family);
             }
@@ -130,6 +132,7 @@ impl Queue {
     fn drop_family(&mut self, number: usize) {
         let gone = self.families.swap_remove(number);
         self.bounds.swap_remove(number);
+        self.tags.swap_remove(number);
         self.numbers.remove(&gone.kin);
         if let Some(moved) = self.families.get(number) {
             self.numbers.insert(moved.kin.clone(), number);
@@ -146,7 +149,7 @@ impl Queue {
     /// [`next_up::may_lease`] allows it. It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
-        self.first(reader, now, |bound| bound.next_up)
+        self.first(reader, now, |tag| tag.next_up)
     }
 
     /// The place of `read` in the whole queue at `now`, from 1. Looks at every read.

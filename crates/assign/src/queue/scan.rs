@@ -9,7 +9,7 @@ use isocenter_domain::{
 
 use super::{
     Queue,
-    family::{Bound, Kin, Stand},
+    family::{Kin, Stand, Tag},
 };
 use crate::{Item, ReaderProfile, Sites, Skill, filter, interned::Answers};
 
@@ -97,7 +97,8 @@ impl Sight {
     }
 
     fn allows(&self, competence: u32, place: u32, pools: u32) -> bool {
-        self.competences.of(competence) && self.places.of(place) && self.pools.of(pools)
+        // Without branches: which of them says no cannot be foretold.
+        self.competences.of(competence) & self.places.of(place) & self.pools.of(pools)
     }
 }
 
@@ -121,7 +122,7 @@ impl Queue {
         &mut self,
         reader: &ReaderProfile,
         now: Time,
-        may: impl Fn(&Bound) -> bool,
+        may: impl Fn(&Tag) -> bool,
     ) -> Option<&Item> {
         // Out of its place while this looks at the rest of the queue.
         let known = self.sights.get_mut(&reader.id).and_then(Option::take);
@@ -148,20 +149,21 @@ impl Queue {
         sight: &Sight,
         reader: &ReaderProfile,
         now: Time,
-        may: impl Fn(&Bound) -> bool,
+        may: impl Fn(&Tag) -> bool,
     ) {
         let hopes = &mut scan.hopes;
         let spared = reader.is_spared();
         hopes.clear();
-        for (number, bound) in self.bounds.iter_mut().enumerate() {
-            if !sight.allows(bound.competence, bound.place, bound.pools) || !may(bound) {
+        for (number, tag) in self.tags.iter().enumerate() {
+            if !sight.allows(tag.competence, tag.place, tag.pools) || !may(tag) {
                 continue;
             }
+            let bound = &mut self.bounds[number];
             if !bound.holds(now) {
                 *bound = self.families[number].bound(&self.params, now);
             }
-            let local = sight.homes.of(bound.place);
-            let factor = self.params.product(local, bound.prefers, bound.heavy && spared);
+            let local = sight.homes.of(tag.place);
+            let factor = self.params.product(local, tag.prefers, tag.heavy && spared);
             hopes.push((bound.at_best(factor, &self.params, now), number));
         }
     }
