@@ -313,10 +313,11 @@ pub(crate) fn event(
     }
 }
 
-/// Whether everything that a person reads of the case is done. A case without a read is one whose read comes yet.
-pub(crate) fn signed<'a>(reads: impl ExactSizeIterator<Item = &'a Read>) -> bool {
-    let some = reads.len() > 0;
-    some && reads.into_iter().all(|read| !read.is_live())
+/// Whether every read that makes the case's own report is done: an answer matters no more to a review of it. A case without a
+/// read is one whose read comes yet.
+pub(crate) fn signed<'a>(reads: impl Iterator<Item = &'a Read>) -> bool {
+    let mut of_record = reads.filter(|read| read.kind.is_of_record()).peekable();
+    of_record.peek().is_some() && of_record.all(|read| !read.is_live())
 }
 
 /// The series and their instances as services get them: by number, and by UID where the numbers are equal.

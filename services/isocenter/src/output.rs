@@ -86,9 +86,10 @@ fn plain(value: &serde_json::Value) -> String {
 
 /// A constant of an enum of the proto as people write it: `STUDY_STAGE_NOTHING_TO_READ` is nothing-to-read.
 pub fn constant(text: &str) -> Option<String> {
-    const ENUMS: [&str; 6] = [
+    const ENUMS: [&str; 7] = [
         "STUDY_STAGE_",
         "READ_STATE_",
+        "READ_KIND_",
         "DELIVERY_STATE_",
         "DESTINATION_PROTOCOL_",
         "AI_RECEIVES_",

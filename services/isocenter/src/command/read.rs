@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use isocenter_wire::v1::{
-    ExplainReadRequest, GetReportRequest, IndexTerm, ListWorklistRequest, ReassignReadRequest,
+    CancelReadRequest, ExplainReadRequest, GetReportRequest, IndexTerm, ListWorklistRequest,
+    ReassignReadRequest, RequestConsultationRequest, RequestSecondOpinionRequest, TransferReadRequest,
     archive_client::ArchiveClient, reader_assignment_client::ReaderAssignmentClient,
 };
 use serde_json::json;
@@ -24,7 +25,7 @@ pub struct ReadArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// The queue in its order, then reads in hand, then signed ones.
+    /// The queue in its order, then reads in hand, then those that are done.
     List {
         /// Only what this reader may read or holds.
         #[arg(long)]
@@ -39,6 +40,41 @@ enum Verb {
     Report {
         /// `{case}.{number}`.
         id: String,
+    },
+    /// Hand a read to another reader, who takes it by opening it.
+    Transfer {
+        /// `{case}.{number}`.
+        id: String,
+        /// To whom.
+        #[arg(long)]
+        to: String,
+        /// For the event.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Ask another reader for an opinion on a read, signed or not.
+    SecondOpinion {
+        /// `{case}.{number}`.
+        id: String,
+        /// What is asked; its reader alone sees it.
+        #[arg(long)]
+        question: String,
+    },
+    /// Ask a reader a clinician's question about a case.
+    Consultation {
+        /// The case.
+        case: String,
+        /// What is asked; its reader alone sees it.
+        #[arg(long)]
+        question: String,
+    },
+    /// End a second opinion, a consultation or a review that nobody wants any more.
+    Cancel {
+        /// `{case}.{number}`.
+        id: String,
+        /// For the event.
+        #[arg(long)]
+        reason: String,
     },
     /// Take a read back from a holder who is gone.
     Reassign {
@@ -69,7 +105,7 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
             })
             .await?;
             let fields =
-                ["readId", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
+                ["readId", "kind", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
             output::many(&reads, &fields, json)?;
         }
         Verb::Why { id } => {
@@ -97,6 +133,38 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
         Verb::Report { id } => {
             let request = GetReportRequest { report_id: id, version: 0 };
             output::one(&ArchiveClient::new(channel).get_report(request).await?.into_inner(), json)?;
+        }
+        Verb::Transfer { id, to, reason } => {
+            let request = TransferReadRequest {
+                read_id: id,
+                to_reader_id: to,
+                reason,
+                request_id: request_id(),
+                ..Default::default()
+            };
+            output::one(&client.transfer_read(request).await?.into_inner(), json)?;
+        }
+        Verb::SecondOpinion { id, question } => {
+            let request = RequestSecondOpinionRequest {
+                read_id: id,
+                question,
+                due_at: None,
+                request_id: request_id(),
+            };
+            output::one(&client.request_second_opinion(request).await?.into_inner(), json)?;
+        }
+        Verb::Consultation { case, question } => {
+            let request = RequestConsultationRequest {
+                case_id: case,
+                question,
+                due_at: None,
+                request_id: request_id(),
+            };
+            output::one(&client.request_consultation(request).await?.into_inner(), json)?;
+        }
+        Verb::Cancel { id, reason } => {
+            let request = CancelReadRequest { read_id: id, reason, request_id: request_id() };
+            output::one(&client.cancel_read(request).await?.into_inner(), json)?;
         }
         Verb::Reassign { id, reason } => {
             let request = ReassignReadRequest { read_id: id, reason, request_id: request_id() };

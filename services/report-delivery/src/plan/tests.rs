@@ -129,6 +129,33 @@ fn only_the_first_that_is_not_accepted_may_go() {
 }
 
 #[test]
+fn a_final_report_takes_the_place_of_a_preliminary_one_that_has_not_left() {
+    let key = |version| {
+        let DeliveryKey { report, destination } = to("ris", "1.2", 1);
+        DeliveryKey { report: ReportKey { version, ..report }, destination }
+    };
+    let preliminary = |state| Delivery { kind: ReportKind::Preliminary, ..delivery(1, 10, state) };
+    let pair = |first| vec![(key(1), preliminary(first)), (key(2), delivery(1, 20, DeliveryState::Pending))];
+    let now = Time(1_000);
+    let letter = DeliveryState::DeadLetter { reason: "receiver answered AR".into(), at: Time(5) };
+    for unsent in [DeliveryState::Pending, retrying(2_000), letter] {
+        assert_eq!(decide(&pair(unsent), None, now), Next::Supersede(key(1)));
+    }
+    let sent = DeliveryState::Sent { until: Time(1_001) };
+    let held = Lane { in_flight: Some(key(1)) };
+    assert_eq!(
+        decide(&pair(sent), Some(&held), now),
+        Next::WaitUntil(Time(1_001)),
+        "what has left is awaited"
+    );
+    for settled in [accepted(), DeliveryState::Superseded { at: Time(1) }] {
+        assert_eq!(decide(&pair(settled), None, now), Next::Send(key(2)));
+    }
+    let alone = vec![(key(1), preliminary(DeliveryState::Pending))];
+    assert_eq!(decide(&alone, None, now), Next::Send(key(1)));
+}
+
+#[test]
 fn clocks_that_disagree_do_not_let_a_correction_overtake_but_cases_go_by_the_time_of_signing() {
     let first = (to("ris", "1.2", 1), delivery(1, 500, DeliveryState::Pending));
     let correction = (to("ris", "1.2", 2), delivery(2, 400, DeliveryState::Pending));
@@ -313,6 +340,9 @@ impl World {
             }
             Next::Lapse(key) => {
                 self.change(&seen, &key, DeliveryEvent::Lapsed, Some(false));
+            }
+            Next::Supersede(key) => {
+                self.change(&seen, &key, DeliveryEvent::Superseded, None);
             }
             Next::DeadLetter(key, reason) => {
                 self.change(&seen, &key, DeliveryEvent::Refused { reason }, None);

@@ -253,9 +253,10 @@ fn shown(key: &DeliveryKey, delivery: &Delivery) -> v1::Delivery {
         DeliveryState::Retrying { next, error } => (Some(*next), error.as_str(), ""),
         DeliveryState::DeadLetter { reason, .. } => (None, reason.as_str(), ""),
         DeliveryState::Viewed { by, .. } => (None, "", by.as_str()),
-        DeliveryState::Pending | DeliveryState::Sent { .. } | DeliveryState::ApplicationAccepted { .. } => {
-            (None, "", "")
-        }
+        DeliveryState::Pending
+        | DeliveryState::Sent { .. }
+        | DeliveryState::ApplicationAccepted { .. }
+        | DeliveryState::Superseded { .. } => (None, "", ""),
     };
     v1::Delivery {
         report_id: key.report.read.to_string(),

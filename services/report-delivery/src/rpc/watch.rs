@@ -332,6 +332,9 @@ impl Watch {
             Next::Send(key) => key,
             // Each of these changes the record, which wakes the lane again.
             Next::Lapse(key) => return book.end(&loaded, &key, DeliveryEvent::Lapsed).await.map(drop),
+            Next::Supersede(key) => {
+                return book.end(&loaded, &key, DeliveryEvent::Superseded).await.map(drop);
+            }
             Next::DeadLetter(key, reason) => {
                 return book.end(&loaded, &key, DeliveryEvent::Refused { reason }).await.map(drop);
             }

@@ -14,12 +14,16 @@ use super::{Findings, Invariant, Violation};
 use crate::witness::{Change, History};
 
 /// What follows from an event too, by time or by count: the table shows one outcome of each.
-const ELSE: [(RecordKind, &str, &str); 5] = [
+const ELSE: [(RecordKind, &str, &str); 8] = [
     (RecordKind::AiTask, "answered", "late"),
     (RecordKind::AiTask, "call-failed", "failed"),
     (RecordKind::AiTask, "lapsed", "failed"),
     (RecordKind::Delivery, "not-accepted", "dead-letter"),
     (RecordKind::Delivery, "lapsed", "dead-letter"),
+    // What a resident has signed goes back to the queue of the attendings.
+    (RecordKind::Read, "lapsed", "awaiting-final"),
+    (RecordKind::Read, "returned", "awaiting-final"),
+    (RecordKind::Read, "reassigned", "awaiting-final"),
 ];
 
 /// What became of a record in one transaction.
