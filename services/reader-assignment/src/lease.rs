@@ -44,7 +44,8 @@ impl Desk {
         let read = self.view.reads.get(&ReadKey { tenant: hands.key.tenant.clone(), read })?;
         let ReadState::Offered { reader, until } = &read.record.state else { return None };
         let since = read.head.updated_at;
-        let ahead = *reader == hands.key.reader && until.since(since) > self.config.offer.0;
+        // Offers and what is handed on last minutes.
+        let ahead = *reader == hands.key.reader && until.since(since) > LASTS / 2;
         let recalled_at = self.board.recalled_at(&read.key);
         let lease = Lease { reader: reader.clone(), since, recalled_at };
         ahead.then_some(Leased { read, hands, lease })
