@@ -73,7 +73,9 @@ impl Desk {
             next_up::better_use(params, (&item, &leased.lease), &holder, (free, instead), now)?;
             Some((params.index_of(&item, Some(free), now).value, leased))
         };
-        let leases = self.leases(Some(tenant)).into_iter().filter(rested);
+        // Nothing is taken from who could turn to it now.
+        let busy = |leased: &Leased| leased.hands.record.open.is_some();
+        let leases = self.leases(Some(tenant)).into_iter().filter(|leased| busy(leased) && rested(leased));
         let best = leases.filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, leased)) = best else { return Ok(None) };
         self.end_lease(&leased, Recalled::BetterUse).await?;
