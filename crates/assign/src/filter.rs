@@ -24,6 +24,8 @@ pub enum Rejection {
     OnBreak,
     /// They have done as much as one shift may hold.
     HardStop,
+    /// They are past the soft bound of their shift: no read is leased ahead to them.
+    Spared,
     /// They belong to none of the read's pools.
     Pool,
     /// They are not authorised for the site the study came from.
@@ -54,7 +56,8 @@ impl Rejection {
             | Self::AlreadyHolds
             | Self::OffShift
             | Self::OnBreak
-            | Self::HardStop => true,
+            | Self::HardStop
+            | Self::Spared => true,
             Self::Pool
             | Self::SiteAuthorization
             | Self::SiteConflict
@@ -77,6 +80,7 @@ impl Rejection {
             Self::OffShift => "off-shift",
             Self::OnBreak => "on-break",
             Self::HardStop => "hard-stop",
+            Self::Spared => "spared",
             Self::Pool => "pool",
             Self::SiteAuthorization => "site-authorization",
             Self::SiteConflict => "site-conflict",
@@ -99,6 +103,7 @@ impl fmt::Display for Rejection {
             Self::OffShift => "off shift",
             Self::OnBreak => "on a break",
             Self::HardStop => "has done what one shift may hold",
+            Self::Spared => "is spared for the rest of the shift",
             Self::Pool => "in none of its pools",
             Self::SiteAuthorization => "not authorised for its site",
             Self::SiteConflict => "declared a conflict of interest with its site",

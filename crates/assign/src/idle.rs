@@ -1,6 +1,6 @@
 //! Who, of those who are idle, is given a read that arrives.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use isocenter_domain::Time;
 
@@ -19,16 +19,32 @@ pub struct Idle {
 /// least flexible, who would find other work last; then the one furthest behind their share of load; then the one who
 /// has been idle longest; then by id. `None` if nobody may.
 pub fn choose_idle<'a>(item: &Item, idle: impl IntoIterator<Item = &'a Idle>, now: Time) -> Option<&'a Idle> {
-    let key = |waiting: &'a Idle| {
-        let reader = &waiting.reader;
-        let local = reader.home.as_ref() == Some(item.needs.site());
-        let preferred = item.prefers.as_ref() == Some(&reader.id);
-        let near = u8::from(local) + u8::from(preferred);
-        (Reverse(near), flexibility(reader), reader.load.share_done(), waiting.since, &reader.id)
+    let mut best: Option<&Idle> = None;
+    for waiting in idle {
+        // The filters last: they cost most, and few are better than the best so far.
+        if best.is_none_or(|best| prefer(item, waiting, best).is_lt())
+            && filter::eligible(item, &waiting.reader, now).is_ok()
+        {
+            best = Some(waiting);
+        }
+    }
+    best
+}
+
+/// Who of two is preferred for `item`: less is.
+fn prefer(item: &Item, a: &Idle, b: &Idle) -> Ordering {
+    let near = |idle: &Idle| {
+        let local = idle.reader.home.as_ref() == Some(item.needs.site());
+        let preferred = item.prefers.as_ref() == Some(&idle.reader.id);
+        Reverse(u8::from(local) + u8::from(preferred))
     };
-    idle.into_iter()
-        .filter(|waiting| filter::eligible(item, &waiting.reader, now).is_ok())
-        .min_by(|a, b| key(a).cmp(&key(b)))
+    let load = |idle: &Idle| idle.reader.load.share_done();
+    near(a)
+        .cmp(&near(b))
+        .then_with(|| flexibility(&a.reader).cmp(&flexibility(&b.reader)))
+        .then_with(|| load(a).cmp(&load(b)))
+        .then_with(|| a.since.cmp(&b.since))
+        .then_with(|| a.reader.id.cmp(&b.reader.id))
 }
 
 /// How much a reader can be given: more is more flexible. A skill in everything counts most, then in all of a

@@ -46,7 +46,7 @@ pub fn may_lease(reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
         return Err(Rejection::AlreadyHolds);
     }
     filter::at_work(reader, now)?;
-    if reader.is_spared() { Err(Rejection::HardStop) } else { Ok(()) }
+    if reader.is_spared() { Err(Rejection::Spared) } else { Ok(()) }
 }
 
 /// Whether the lease of `item` ends at `now` whoever else may want it: its holder cannot have it any more, or it may

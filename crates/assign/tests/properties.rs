@@ -110,6 +110,39 @@ proptest! {
         prop_assert!(queue.items().eq(model.values()));
     }
 
+    /// The same for many reads of few families, where a bound rules most of a queue out, while time passes and at times
+    /// goes back.
+    #[test]
+    fn a_pull_from_many_alike_answers_what_a_scan_would(
+        drafts in prop::collection::vec(draft(), 40..80), params in params(),
+        pulls in prop::collection::vec((0..3usize, prop_oneof![3 => 0..40i64, 1 => -100..3_000i64]), 10..30),
+    ) {
+        let mut queue = Queue::new(params.clone());
+        let mut model: BTreeMap<ReadId, Item> = BTreeMap::new();
+        for (n, draft) in (0..).zip(drafts) {
+            // Alike but for class, age, probability and one of two sites.
+            let site = draft.site.min(1);
+            let draft = Draft { read: n, class: draft.class, complete_at: draft.complete_at, site,
+                probability: draft.probability, excluded: draft.excluded, seconds: [300, 600][n as usize % 2],
+                ..Draft::plain(n, 0, 0) };
+            drop(queue.insert(draft.item(PLAIN)));
+            drop(model.insert(read(n), draft.item(PLAIN)));
+        }
+        let mut now = at(1_000);
+        for (who, seconds) in pulls {
+            now = Time(now.0 + seconds * 1_000_000);
+            let mut reader = common::reader(&format!("r{who}"));
+            reader.home = (who < 2).then(|| (PLAIN.site)(who));
+            let wanted = scanned(&model, &params, &reader, now, |item| filter::eligible(item, &reader, now).is_ok());
+            let picked = queue.pick(&reader, now).map(|item| item.read.clone());
+            prop_assert_eq!(picked.as_ref(), wanted.map(|item| &item.read));
+            // Each other pull only looks: what was learnt of a family is then still known at the next.
+            if let Some(read) = picked.filter(|_| seconds % 2 == 0) {
+                prop_assert_eq!(queue.remove(&read), model.remove(&read));
+            }
+        }
+    }
+
     /// Each explanation agrees with the filters, each place with the order, and parked is who nobody could have
     /// (invariant 9): with a reason, and no longer once one reader can.
     #[test]

@@ -41,6 +41,25 @@ fn equal_reads_go_by_age_and_then_by_read_id() {
     }
 }
 
+/// Of two alike reads the younger overtakes the older shortly after a pull has looked at both, while a third from
+/// elsewhere stands between them.
+#[test]
+fn what_a_pull_remembers_of_alike_reads_does_not_hide_that_one_overtakes_the_other() {
+    let likely =
+        |n, complete_at, parts| Item { probability: Some(ppm(parts)), ..item(n, routine(), complete_at) };
+    let elsewhere = Needs::new(["CT"], "HEAD", "south".parse().unwrap(), vec![pool("general")]);
+    let old = likely(1, 1_000, 500_000);
+    let young =
+        Item { complete_at: Time(1_502 * MINUTE + MINUTE / 2 + MINUTE / 3), ..likely(2, 0, 1_000_000) };
+    let other = Item { needs: elsewhere, complete_at: Time(999 * MINUTE), ..likely(3, 0, 500_000) };
+    let index = |item: &Item, minute| Params::default().index_of(item, None, at(minute)).value;
+    assert!(index(&old, 2_000) > index(&young, 2_000) && index(&other, 2_000) > index(&old, 2_000));
+    assert!(index(&young, 2_006) > index(&other, 2_006));
+    let mut queue = queue([old, young, other]);
+    assert_eq!(picked(&mut queue, &reader("r"), 2_000), Some(read(3)));
+    assert_eq!(picked(&mut queue, &reader("r"), 2_006), Some(read(2)));
+}
+
 #[test]
 fn immediate_classes_go_first_unless_the_index_alone_decides() {
     let critical = Item { probability: Some(Ppm::ONE), ..item(1, routine(), 0) };
