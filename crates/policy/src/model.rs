@@ -151,15 +151,14 @@ pub struct Policy {
     pub(crate) group_by: GroupBy,
 }
 
-/// Which studies form one case.
+/// Which studies are read together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupBy {
-    /// Each study is a case of its own.
+    /// Each study by itself.
     #[default]
     Study,
-    /// Studies of one patient, site, class and pools that come within [`GroupBy::VISIT`] are read together, if nobody has
-    /// opened the first yet. No study waits for another.
+    /// Studies of one patient and site that come within [`GroupBy::VISIT`] prefer one reader. No study waits for another.
     Visit,
 }
 
@@ -169,7 +168,7 @@ impl GroupBy {
 }
 
 impl Policy {
-    /// Which studies form one case.
+    /// Which studies are read together.
     #[must_use]
     pub const fn group_by(&self) -> GroupBy {
         self.group_by

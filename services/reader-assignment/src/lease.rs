@@ -44,7 +44,8 @@ impl Desk {
         let read = self.view.reads.get(&ReadKey { tenant: hands.key.tenant.clone(), read })?;
         let ReadState::Offered { reader, until } = &read.record.state else { return None };
         let since = read.head.updated_at;
-        let ahead = *reader == hands.key.reader && until.since(since) > self.config.offer.0;
+        // Offers and what is handed on last minutes.
+        let ahead = *reader == hands.key.reader && until.since(since) > LASTS / 2;
         let recalled_at = self.board.recalled_at(&read.key);
         let lease = Lease { reader: reader.clone(), since, recalled_at };
         ahead.then_some(Leased { read, hands, lease })
@@ -72,7 +73,9 @@ impl Desk {
             next_up::better_use(params, (&item, &leased.lease), &holder, (free, instead), now)?;
             Some((params.index_of(&item, Some(free), now).value, leased))
         };
-        let leases = self.leases(Some(tenant)).into_iter().filter(rested);
+        // Nothing is taken from who could turn to it now.
+        let busy = |leased: &Leased| leased.hands.record.open.is_some();
+        let leases = self.leases(Some(tenant)).into_iter().filter(|leased| busy(leased) && rested(leased));
         let best = leases.filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, leased)) = best else { return Ok(None) };
         self.end_lease(&leased, Recalled::BetterUse).await?;

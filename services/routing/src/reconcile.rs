@@ -16,6 +16,7 @@ use isocenter_domain::{
         study::{Study, StudyState},
     },
 };
+use isocenter_policy::GroupBy;
 use isocenter_reconcile::{Failed, KeySource, Outcome, Reconciler};
 use isocenter_runtime::{secret::Secret, telemetry::trace};
 use isocenter_store::table::{Cause, Mirror, Mirrors, Stored, Tables};
@@ -46,11 +47,18 @@ pub(crate) struct StudyMirrors {
     studies: Mirror<Study>,
     plans: Mirror<Plan>,
     registry: Mirror<Entry>,
+    cases: Mirror<Case>,
 }
 
 impl StudyMirrors {
     pub fn new(mirrors: &Mirrors) -> Self {
-        Self { studies: mirrors.of(), plans: mirrors.of(), registry: mirrors.of() }
+        Self { studies: mirrors.of(), plans: mirrors.of(), registry: mirrors.of(), cases: mirrors.of() }
+    }
+
+    /// The first case of the study's visit. Looks at every live case, some thousands: a study is decided once.
+    fn visit(&self, study: &Stored<Study>) -> Option<CaseId> {
+        let cases = self.cases.all();
+        plan::visit(&study.key, &study.record, cases.iter().map(|case| (&case.key, &case.record)))
     }
 
     /// The jurisdiction of a site. A mirror that is a moment behind is soon enough: a site's law does not change while a
@@ -117,6 +125,10 @@ impl Studies {
             study: &study.record,
             own,
             jurisdiction: jurisdiction.as_ref(),
+            visit: match active.policy.group_by() {
+                GroupBy::Study => None,
+                GroupBy::Visit => self.mirrors.visit(study),
+            },
             case: case.as_ref().map(|case| &case.record),
         };
         let change = self.tables.change(Cause::role(ACTOR));
@@ -186,8 +198,8 @@ impl KeySource for StudySource {
     type Key = StudyKey;
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
-        let StudyMirrors { studies, plans, registry } = &self.0;
-        tokio::join!(studies.synced(), plans.synced(), registry.synced());
+        let StudyMirrors { studies, plans, registry, cases } = &self.0;
+        tokio::join!(studies.synced(), plans.synced(), registry.synced(), cases.synced());
         let all = studies.all();
         Ok(all.iter().map(|study| &study.key).filter(|key| self.0.due(key)).cloned().collect())
     }

@@ -104,8 +104,16 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
                 }
             })
             .await?;
-            let fields =
-                ["readId", "kind", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
+            let fields = [
+                "readId",
+                "kind",
+                "state",
+                "clinicalClass",
+                "dueAt",
+                "modalities",
+                "siteId",
+                "holderReaderId",
+            ];
             output::many(&reads, &fields, json)?;
         }
         Verb::Why { id } => {
@@ -145,12 +153,8 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
             output::one(&client.transfer_read(request).await?.into_inner(), json)?;
         }
         Verb::SecondOpinion { id, question } => {
-            let request = RequestSecondOpinionRequest {
-                read_id: id,
-                question,
-                due_at: None,
-                request_id: request_id(),
-            };
+            let request =
+                RequestSecondOpinionRequest { read_id: id, question, due_at: None, request_id: request_id() };
             output::one(&client.request_second_opinion(request).await?.into_inner(), json)?;
         }
         Verb::Consultation { case, question } => {

@@ -1,6 +1,7 @@
 //! Two replicas over one embedded store, and the calls as a workstation makes them.
 
 mod aside;
+mod crowd;
 mod flow;
 mod interleave;
 mod kinds;

@@ -10,7 +10,7 @@ mod facts;
 use isocenter_domain::{
     Time,
     id::{AeTitle, CaseId, JurisdictionId},
-    key::{RegistryItem, RegistryKey, StudyKey},
+    key::{CaseKey, RegistryItem, RegistryKey, StudyKey},
     record::{
         Illegal,
         case::{Case, CaseEvent, CaseState},
@@ -20,7 +20,7 @@ use isocenter_domain::{
     },
     refs::{Digest, Ref},
 };
-use isocenter_policy::{Decision, Facts, Policy, Source};
+use isocenter_policy::{Decision, Facts, GroupBy, Policy, Source};
 
 pub use facts::facts;
 
@@ -41,7 +41,7 @@ pub fn due(study: &Study, plan: Option<&Plan>) -> bool {
 }
 
 /// What is decided on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// The study's key.
     pub key: &'a StudyKey,
@@ -51,6 +51,8 @@ pub struct Subject<'a> {
     pub own: Ref,
     /// The jurisdiction of the site it came from, as the registry has it.
     pub jurisdiction: Option<&'a JurisdictionId>,
+    /// The first case of the same visit, where the policy asks for that and there is one.
+    pub visit: Option<CaseId>,
     /// Its case, where an earlier revision made one.
     pub case: Option<&'a Case>,
 }
@@ -107,7 +109,7 @@ pub fn plan(
 
 /// The case that the study opens. Readable from this moment; deadlines count from when revision 1 was complete.
 fn ready(subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
-    let Subject { key, study, own, .. } = subject;
+    let Subject { key, study, own, visit, .. } = subject;
     let class = policy.class_of(decision);
     Case {
         state: CaseState::Ready,
@@ -127,8 +129,30 @@ fn ready(subject: &Subject<'_>, decision: &Decision, policy: &Policy) -> Case {
         jurisdiction: jurisdiction(subject, decision),
         paediatric: decision.paediatric,
         reading: decision.reading,
-        linked: None,
+        linked: visit.clone(),
     }
+}
+
+/// The earliest ready case of the visit that a study belongs to: of the same patient and site, complete within
+/// [`GroupBy::VISIT`] of it, and not its own. A study whose patient is not known belongs to none.
+pub fn visit<'a>(
+    key: &StudyKey,
+    study: &Study,
+    cases: impl IntoIterator<Item = (&'a CaseKey, &'a Case)>,
+) -> Option<CaseId> {
+    let patient = study.facts.patient?;
+    let at = study.complete_at?;
+    let own = CaseId::of(&key.tenant, &key.study);
+    let near = |case: &Case| case.complete_at <= at && at.since(case.complete_at) <= GroupBy::VISIT;
+    let of_visit = cases.into_iter().filter(|(case_key, case)| {
+        case_key.tenant == key.tenant
+            && case_key.case != own
+            && case.state == CaseState::Ready
+            && case.patient == Some(patient)
+            && case.site == study.site
+            && near(case)
+    });
+    of_visit.min_by_key(|(key, case)| (case.complete_at, key.case.clone())).map(|(key, _)| key.case.clone())
 }
 
 /// Where the case's readers are to be licensed: as the policy says, else where its site is.

@@ -81,7 +81,7 @@ fn complete(revision: u32, facts: &study::Facts) -> Study {
 fn decide(study: &Study, case: Option<&Case>) -> Result<Planned, Illegal> {
     static PARSED: LazyLock<Policy> = LazyLock::new(|| Policy::parse(POLICY).unwrap());
     let moscow = "ru-mow".parse().unwrap();
-    let subject = Subject { key: &key(), study, own: OWN, jurisdiction: Some(&moscow), case };
+    let subject = Subject { key: &key(), study, own: OWN, jurisdiction: Some(&moscow), visit: None, case };
     let facts = facts(study, &study.facts, None, study.revision, false);
     plan(&subject, &facts, &PARSED, TEXT, Time(9_000))
 }
@@ -141,6 +141,30 @@ fn what_nobody_reads_has_a_reason_and_no_case() {
     assert_eq!(planned.plan.reading, Reading::None { rule: "no-images".into() });
     assert!(planned.plan.ai.is_empty() && planned.plan.destinations.is_empty());
     assert_eq!(rule(&planned, "read"), "no-images");
+}
+
+#[test]
+fn a_visit_is_of_one_patient_and_site_within_four_hours_and_prefers_its_first_case() {
+    let study = complete(1, &facts_of(1));
+    let case = decide(&study, None).unwrap().case.unwrap();
+    let at =
+        |case: &Case, hours: i64| Case { complete_at: Time(1_000 - hours * 3_600_000_000), ..case.clone() };
+    let key_of =
+        |uid: &str| CaseKey { tenant: key().tenant, case: CaseId::of(&key().tenant, &uid.parse().unwrap()) };
+    let found =
+        |cases: &[(CaseKey, Case)]| visit(&key(), &study, cases.iter().map(|(key, case)| (key, case)));
+    assert_eq!(
+        found(&[(key_of("1.9"), at(&case, 1)), (key_of("1.8"), at(&case, 3))]),
+        Some(key_of("1.8").case)
+    );
+    let other_site = Case { site: "south".parse().unwrap(), ..at(&case, 1) };
+    let other_patient = Case { patient: Some(Ref([7; 16])), ..at(&case, 1) };
+    let unknown = Case { patient: None, ..at(&case, 1) };
+    let closed = Case { state: CaseState::Closed, ..at(&case, 1) };
+    for none in [at(&case, 5), at(&case, -1), other_site, other_patient, unknown, closed] {
+        assert_eq!(found(&[(key_of("1.9"), none)]), None);
+    }
+    assert_eq!(found(&[(key_of("1.2.3"), at(&case, 0))]), None, "its own is no other");
 }
 
 #[test]
