@@ -11,6 +11,7 @@ mod workload;
 mod world;
 
 pub use compare::{Comparison, Difference, Plan, PolicyResult, Weights, run};
+pub(crate) use metrics::Charts;
 pub use metrics::{ClassOutcome, Outcome, Spread};
 pub use policy::{Counts, Kind, UnknownPolicy};
 pub use scenario::{Scenario, ScenarioError};
