@@ -12,7 +12,7 @@ mod world;
 
 pub use compare::{Comparison, Difference, Plan, PolicyResult, Weights, run};
 pub(crate) use metrics::Charts;
-pub use metrics::{ClassOutcome, Outcome, Spread};
+pub use metrics::{ClassOutcome, Observed, Outcome, Spread, observe};
 pub use policy::{Counts, Kind, UnknownPolicy};
 pub use scenario::{Scenario, ScenarioError};
 pub use workload::{Reader, Study, Workload};
