@@ -1,5 +1,5 @@
 //! `cargo bench -p isocenter-assign --bench figures`: the distribution of one decision's time, how time and memory grow
-//! with the queue, and what losing many readers at once costs.
+//! with the queue, and what losing many readers at once costs. Other numbers of reads that wait may be named: `-- 5000`.
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -12,6 +12,7 @@ use std::{
 
 use isocenter_assign::{Idle, Item, choose_idle, shortage};
 use network::Network;
+use rustix::time::{ClockId, clock_gettime};
 
 const READERS: usize = 1_000;
 const SEED: u64 = 1;
@@ -23,11 +24,15 @@ fn main() {
     }
     machine();
     println!("{READERS} readers, 90 sites, 16 exams, 3 classes; seed {SEED}");
-    println!("a decision: pick for a random reader and take the read out; after it one arrives\n");
-    println!("   waiting  decisions  p50 us  p99 us  max us  decisions/s  insert p99 us    MB  bytes/read");
-    for waiting in [1_000, 10_000, 100_000, 1_000_000] {
-        curve(waiting);
-    }
+    println!("a decision: pick for a random reader and take the read out; after it one arrives");
+    println!("cpu: the time of this thread alone, which other load on the machine lengthens less\n");
+    println!(
+        "   waiting  decisions  cpu p50 us  cpu p99 us  wall p50 us  wall p99 us  decisions/cpu s  \
+         insert cpu p99 us    MB  bytes/read"
+    );
+    let named: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let sizes = if named.is_empty() { vec![1_000, 10_000, 100_000, 1_000_000] } else { named };
+    sizes.into_iter().for_each(curve);
     println!();
     rehome();
     idle();
@@ -53,6 +58,12 @@ fn resident() -> u64 {
     pages.unwrap_or(0) * 4096
 }
 
+/// The time that this thread was on a processor.
+fn cpu() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(now).expect("a thread's time is not negative")
+}
+
 fn curve(waiting: usize) {
     let mut network = Network::new(SEED, READERS);
     let before = resident();
@@ -60,29 +71,31 @@ fn curve(waiting: usize) {
     let memory = resident().saturating_sub(before);
     let decisions = if waiting > 100_000 { 5_000 } else { 50_000 };
     network.foresee(decisions);
-    let (mut taken, mut inserted) = (Vec::with_capacity(decisions), Vec::with_capacity(decisions));
-    let began = Instant::now();
+    let (mut taken, mut walls, mut inserted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..decisions {
         let reader = usize::try_from(network.draws.below(READERS as u64)).expect("below the readers");
         network.now = network.now.plus(Duration::from_millis(100));
-        let start = Instant::now();
+        let (wall, start) = (Instant::now(), cpu());
         let read = network.decide(&mut queue, reader);
-        taken.push(start.elapsed());
+        taken.push(cpu() - start);
+        walls.push(wall.elapsed());
         if read.is_some() {
             let arrival = network.arrival(0);
-            let start = Instant::now();
+            let start = cpu();
             assert!(queue.insert(arrival).is_none(), "an arrival is new");
-            inserted.push(start.elapsed());
+            inserted.push(cpu() - start);
         }
     }
-    let rate = decisions as f64 / began.elapsed().as_secs_f64();
-    taken.sort_unstable();
-    inserted.sort_unstable();
+    let rate = decisions as f64 / taken.iter().chain(&inserted).sum::<Duration>().as_secs_f64();
+    for times in [&mut taken, &mut walls, &mut inserted] {
+        times.sort_unstable();
+    }
     println!(
-        "{waiting:>10} {decisions:>10} {:>7.1} {:>7.1} {:>7.0} {rate:>12.0} {:>14.1} {:>5} {:>11}",
+        "{waiting:>10} {decisions:>10} {:>11.1} {:>11.1} {:>12.1} {:>12.1} {rate:>16.0} {:>18.1} {:>5} {:>11}",
         micros(&taken, 50),
         micros(&taken, 99),
-        micros(&taken, 100),
+        micros(&walls, 50),
+        micros(&walls, 99),
         micros(&inserted, 99),
         memory >> 20,
         memory / waiting as u64,

@@ -8,17 +8,35 @@ pub(crate) struct Interned<T> {
     numbers: BTreeMap<Arc<T>, u32>,
     slots: Vec<Option<Slot<T>>>,
     free: Vec<u32>,
+    /// How many numbers have been given out.
+    given: u64,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
     value: Arc<T>,
     uses: usize,
+    /// Which of the numbers given out this was, from 1.
+    nth: u64,
+}
+
+/// What is said of each value in use, by number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answers {
+    said: Vec<bool>,
+    /// How many numbers had been given out when this was said.
+    given: u64,
+}
+
+impl Answers {
+    pub fn of(&self, number: u32) -> bool {
+        self.said[number as usize]
+    }
 }
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {
-        Self { numbers: BTreeMap::new(), slots: Vec::new(), free: Vec::new() }
+        Self { numbers: BTreeMap::new(), slots: Vec::new(), free: Vec::new(), given: 0 }
     }
 }
 
@@ -31,7 +49,8 @@ impl<T: Ord> Interned<T> {
             slot.uses += 1;
             return *number;
         }
-        let slot = Some(Slot { value: Arc::clone(value), uses: 1 });
+        self.given += 1;
+        let slot = Some(Slot { value: Arc::clone(value), uses: 1, nth: self.given });
         let number = match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize] = slot;
@@ -58,9 +77,18 @@ impl<T: Ord> Interned<T> {
         }
     }
 
-    /// Writes into `answers`, at each number, what `ask` says of its value; false where the number is not in use.
-    pub fn ask(&self, answers: &mut Vec<bool>, ask: impl Fn(&T) -> bool) {
-        answers.clear();
-        answers.extend(self.slots.iter().map(|slot| slot.as_ref().is_some_and(|slot| ask(&slot.value))));
+    /// Brings `answers` up to date: what `ask` says of each value that has come since. What it says of the others has to
+    /// be the same as before.
+    pub fn ask(&self, answers: &mut Answers, ask: impl Fn(&T) -> bool) {
+        if answers.given == self.given {
+            return;
+        }
+        answers.said.resize(self.slots.len(), false);
+        for (slot, said) in self.slots.iter().zip(&mut answers.said) {
+            if let Some(slot) = slot.as_ref().filter(|slot| slot.nth > answers.given) {
+                *said = ask(&slot.value);
+            }
+        }
+        answers.given = self.given;
     }
 }

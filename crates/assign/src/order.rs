@@ -84,11 +84,18 @@ pub struct Index {
 }
 
 /// How an index rises with age: `rise` for each microsecond, and `more` for each past `knee` microseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Slope {
-    pub rise: f64,
-    pub more: f64,
-    pub knee: f64,
+    rise: f64,
+    more: f64,
+    knee: f64,
+}
+
+impl Slope {
+    /// The index at an age in microseconds, but for rounding.
+    pub(crate) fn at(&self, age: f64) -> f64 {
+        self.rise * age + self.more * (age - self.knee).max(0.0)
+    }
 }
 
 const MICROS_A_MINUTE: f64 = 6e7;
@@ -105,29 +112,34 @@ impl Params {
         factor: f64,
         now: Time,
     ) -> Index {
-        let age = micros(now.since(complete_at).saturating_add(self.head_start));
+        let age = self.age(complete_at, now);
         let waited = age / micros(urgency.target.max(Duration::from_secs(1)));
         let slope =
             if waited <= self.knee { waited } else { self.knee + (waited - self.knee) * self.steepness };
         let delay = f64::from(urgency.weight) * slope;
-        let probability = micros(Duration::from_micros(level.probability)) / 1e6;
+        let probability = whole(level.probability) / 1e6;
         let critical = f64::from(urgency.critical) * probability * (age / (60.0 * MICROS_A_MINUTE));
-        let minutes = micros(Duration::from_micros(level.micros)) / MICROS_A_MINUTE;
+        let minutes = whole(level.micros) / MICROS_A_MINUTE;
         Index { urgency: delay, critical, minutes, factor, value: (delay + critical) / minutes * factor }
     }
 
     /// How the index of a read of `urgency` rises with its age, head start included.
     pub(crate) fn slope(&self, urgency: &Urgency, level: Level) -> Slope {
         let target = micros(urgency.target.max(Duration::from_secs(1)));
-        let minutes = micros(Duration::from_micros(level.micros)) / MICROS_A_MINUTE;
-        let probability = micros(Duration::from_micros(level.probability)) / 1e6;
+        let minutes = whole(level.micros) / MICROS_A_MINUTE;
         let delay = f64::from(urgency.weight) / target;
-        let critical = f64::from(urgency.critical) * probability / (60.0 * MICROS_A_MINUTE);
+        let critical =
+            f64::from(urgency.critical) * (whole(level.probability) / 1e6) / (60.0 * MICROS_A_MINUTE);
         Slope {
             rise: (delay + critical) / minutes,
             more: delay * (self.steepness - 1.0) / minutes,
             knee: self.knee * target,
         }
+    }
+
+    /// The age that counts, in microseconds: head start included, never 0.
+    pub(crate) fn age(&self, complete_at: Time, now: Time) -> f64 {
+        micros(now.since(complete_at).saturating_add(self.head_start)).max(1.0)
     }
 
     /// The index of `item` at `now`, for `reader` or, where none is named, without anybody's factors.
@@ -194,7 +206,12 @@ pub(crate) fn descending(index: f64) -> i64 {
     -i64::try_from(index.max(0.0).to_bits()).expect("the sign bit of what is not negative is clear")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an age is rounded by less than a millionth")]
-pub(crate) fn micros(d: Duration) -> f64 {
-    d.as_micros() as f64
+/// The microseconds of `d`. The product is exact for three centuries, so that more is never less.
+fn micros(d: Duration) -> f64 {
+    whole(d.as_secs()) * 1e6 + f64::from(d.subsec_micros())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "what is rounded is rounded by less than a millionth")]
+const fn whole(n: u64) -> f64 {
+    n as f64
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use isocenter_domain::{
     Time,
-    id::{PoolId, ReadId},
+    id::{PoolId, ReadId, ReaderId},
 };
 
 use crate::{
@@ -18,9 +18,9 @@ use crate::{
     item::{Competence, Place},
     next_up,
 };
-use family::{Bound, Family, Kin};
+use family::{Bound, Family, Kin, Tag};
 
-use scan::Scan;
+use scan::{Scan, Sight};
 
 /// The reads that wait.
 ///
@@ -35,10 +35,13 @@ pub struct Queue {
     competences: Interned<Competence>,
     places: Interned<Place>,
     pools: Interned<Vec<PoolId>>,
-    /// Where in the two vectors a family is.
+    /// Where in the three vectors a family is.
     numbers: BTreeMap<Kin, usize>,
     families: Vec<Family>,
+    tags: Vec<Tag>,
     bounds: Vec<Bound>,
+    /// What each reader who has pulled is fit for.
+    sights: BTreeMap<ReaderId, Option<Sight>>,
     /// Kept between pulls, so that a pull allocates nothing.
     scan: Scan,
 }
@@ -94,13 +97,14 @@ impl Queue {
         match self.numbers.get(&kin) {
             Some(number) => {
                 self.families[*number].insert(Arc::clone(&item), &self.params);
-                self.bounds[*number] = self.families[*number].bound(&self.params);
+                self.bounds[*number] = Bound::unknown(&kin, &self.params);
             }
             None => {
                 let mut family = Family::new(kin.clone());
                 family.insert(Arc::clone(&item), &self.params);
                 self.numbers.insert(kin.clone(), self.families.len());
-                self.bounds.push(family.bound(&self.params));
+                self.tags.push(Tag::of(&kin));
+                self.bounds.push(Bound::unknown(&kin, &self.params));
                 self.families.push(family);
             }
         }
@@ -117,7 +121,7 @@ impl Queue {
         if family.is_empty() {
             self.drop_family(number);
         } else {
-            self.bounds[number] = family.bound(&self.params);
+            self.bounds[number] = Bound::unknown(&kin, &self.params);
         }
         self.competences.release(kin.competence);
         self.places.release(kin.place);
@@ -128,6 +132,7 @@ impl Queue {
     fn drop_family(&mut self, number: usize) {
         let gone = self.families.swap_remove(number);
         self.bounds.swap_remove(number);
+        self.tags.swap_remove(number);
         self.numbers.remove(&gone.kin);
         if let Some(moved) = self.families.get(number) {
             self.numbers.insert(moved.kin.clone(), number);
@@ -144,7 +149,7 @@ impl Queue {
     /// [`next_up::may_lease`] allows it. It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
-        self.first(reader, now, |bound| bound.next_up)
+        self.first(reader, now, |tag| tag.next_up)
     }
 
     /// The place of `read` in the whole queue at `now`, from 1. Looks at every read.
@@ -174,7 +179,7 @@ impl Queue {
         let sights: Vec<_> = readers.iter().map(|reader| (reader, self.sight(reader, now))).collect();
         let mut parked = Vec::new();
         for family in &self.families {
-            let suits = |(_, sight): &&(_, scan::Sight)| sight.sees(&family.kin);
+            let suits = |(_, sight): &&(_, Sight)| sight.sees(&family.kin);
             for item in family.items() {
                 let excluded = |reader: &ReaderProfile| item.excluded.contains_key(&reader.id);
                 if sights.iter().filter(suits).all(|(reader, _)| excluded(reader)) {

@@ -1,54 +1,120 @@
 //! A pull: the first read that one reader may have.
 
-use isocenter_domain::{Time, id::ReadId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use isocenter_domain::{
+    Time,
+    id::{JurisdictionId, PoolId, ReadId, SiteId},
+};
 
 use super::{
     Queue,
-    family::{Bound, Kin, Stand},
+    family::{Kin, Stand, Tag},
 };
-use crate::{Item, ReaderProfile, filter};
+use crate::{Item, ReaderProfile, Sites, Skill, filter, interned::Answers};
 
 /// What a pull writes down on its way.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    sight: Sight,
     /// Where the reads of a family stand at best, and the family.
     hopes: Vec<((u8, i64), usize)>,
-    spared: bool,
 }
 
-/// Which competences, places and lists of pools, by number, one reader is fit for.
-#[derive(Debug, Default)]
+/// What one reader is fit for, as far as it is the same for all reads of a family.
+#[derive(Debug)]
 pub(super) struct Sight {
-    competences: Vec<bool>,
-    places: Vec<bool>,
-    pools: Vec<bool>,
+    /// Whom it is of: presence, duty, load and hands do not matter to it.
+    fit: Fit,
+    /// From when, included, to when, excluded, the same licences hold.
+    licensed: (Time, Time),
+    competences: Answers,
+    places: Answers,
     /// Which places are the reader's home.
-    home: Vec<bool>,
+    homes: Answers,
+    pools: Answers,
+}
+
+/// The part of a profile that a sight is of.
+#[derive(Debug, PartialEq)]
+struct Fit {
+    skills: BTreeSet<Skill>,
+    sites: Sites,
+    conflicts: BTreeSet<SiteId>,
+    home: Option<SiteId>,
+    licences: BTreeMap<JurisdictionId, Option<Time>>,
+    pools: BTreeSet<PoolId>,
+    paediatric: bool,
+    attending: bool,
+}
+
+impl Fit {
+    fn of(reader: &ReaderProfile) -> Self {
+        Self {
+            skills: reader.skills.clone(),
+            sites: reader.sites.clone(),
+            conflicts: reader.conflicts.clone(),
+            home: reader.home.clone(),
+            licences: reader.licences.clone(),
+            pools: reader.pools.clone(),
+            paediatric: reader.paediatric,
+            attending: reader.attending,
+        }
+    }
+
+    fn is_of(&self, reader: &ReaderProfile) -> bool {
+        let Self { skills, sites, conflicts, home, licences, pools, paediatric, attending } = self;
+        (*paediatric, *attending) == (reader.paediatric, reader.attending)
+            && *home == reader.home
+            && *pools == reader.pools
+            && *skills == reader.skills
+            && *conflicts == reader.conflicts
+            && *licences == reader.licences
+            && *sites == reader.sites
+    }
 }
 
 impl Sight {
+    fn new(reader: &ReaderProfile, now: Time) -> Self {
+        let ends = || reader.licences.values().flatten().copied();
+        let from = ends().filter(|end| *end <= now).max().unwrap_or(Time(i64::MIN));
+        let to = ends().filter(|end| *end > now).min().unwrap_or(Time(i64::MAX));
+        Self {
+            fit: Fit::of(reader),
+            licensed: (from, to),
+            competences: Answers::default(),
+            places: Answers::default(),
+            homes: Answers::default(),
+            pools: Answers::default(),
+        }
+    }
+
+    fn is_of(&self, reader: &ReaderProfile, now: Time) -> bool {
+        (self.licensed.0..self.licensed.1).contains(&now) && self.fit.is_of(reader)
+    }
+
     pub fn sees(&self, kin: &Kin) -> bool {
         self.allows(kin.competence, kin.place, kin.pools)
     }
 
     fn allows(&self, competence: u32, place: u32, pools: u32) -> bool {
-        self.competences[competence as usize] && self.places[place as usize] && self.pools[pools as usize]
+        // Without branches: which of them says no cannot be foretold.
+        self.competences.of(competence) & self.places.of(place) & self.pools.of(pools)
     }
 }
 
 impl Queue {
-    pub(super) fn sight(&self, reader: &ReaderProfile, now: Time) -> Sight {
-        let mut sight = Sight::default();
-        self.see(&mut sight, reader, now);
-        sight
-    }
-
-    fn see(&self, sight: &mut Sight, reader: &ReaderProfile, now: Time) {
+    /// Asks what has come since the sight was of use.
+    pub(super) fn look(&self, sight: &mut Sight, reader: &ReaderProfile, now: Time) {
         self.competences.ask(&mut sight.competences, |c| filter::competent(c, reader).is_ok());
         self.places.ask(&mut sight.places, |place| filter::placed(place, reader, now).is_ok());
-        self.places.ask(&mut sight.home, |place| reader.home.as_ref() == Some(&place.site));
+        self.places.ask(&mut sight.homes, |place| reader.home.as_ref() == Some(&place.site));
         self.pools.ask(&mut sight.pools, |pools| filter::pools(pools, reader).is_ok());
+    }
+
+    pub(super) fn sight(&self, reader: &ReaderProfile, now: Time) -> Sight {
+        let mut sight = Sight::new(reader, now);
+        self.look(&mut sight, reader, now);
+        sight
     }
 
     /// The first of the reads for which `reader` is fit, in families that `may` be.
@@ -56,34 +122,56 @@ impl Queue {
         &mut self,
         reader: &ReaderProfile,
         now: Time,
-        may: impl Fn(&Bound) -> bool,
+        may: impl Fn(&Tag) -> bool,
     ) -> Option<&Item> {
+        // Out of its place while this looks at the rest of the queue.
+        let known = self.sights.get_mut(&reader.id).and_then(Option::take);
+        let mut sight = match known.filter(|sight| sight.is_of(reader, now)) {
+            Some(sight) => sight,
+            None => Sight::new(reader, now),
+        };
+        self.look(&mut sight, reader, now);
         let mut scan = std::mem::take(&mut self.scan);
-        self.see(&mut scan.sight, reader, now);
-        self.hope(&mut scan, reader, now, may);
-        let found = self.best(&scan, reader, now);
+        self.hope(&mut scan, &sight, reader, now, may);
+        let found = self.best(&scan, &sight, reader, now);
         self.scan = scan;
+        match self.sights.get_mut(&reader.id) {
+            Some(place) => *place = Some(sight),
+            None => drop(self.sights.insert(reader.id.clone(), Some(sight))),
+        }
         self.get(&found?)
     }
 
     /// Where each family that the reader may have stands at best.
-    fn hope(&self, scan: &mut Scan, reader: &ReaderProfile, now: Time, may: impl Fn(&Bound) -> bool) {
-        let Scan { sight, hopes, spared } = scan;
-        *spared = reader.is_spared();
+    fn hope(
+        &mut self,
+        scan: &mut Scan,
+        sight: &Sight,
+        reader: &ReaderProfile,
+        now: Time,
+        may: impl Fn(&Tag) -> bool,
+    ) {
+        let hopes = &mut scan.hopes;
+        let spared = reader.is_spared();
         hopes.clear();
-        for (number, bound) in self.bounds.iter().enumerate() {
-            if !sight.allows(bound.competence, bound.place, bound.pools) || !may(bound) {
+        for (number, tag) in self.tags.iter().enumerate() {
+            if !sight.allows(tag.competence, tag.place, tag.pools) || !may(tag) {
                 continue;
             }
-            let local = sight.home[bound.place as usize];
-            let factor = self.params.product(local, bound.prefers, bound.heavy && *spared);
-            hopes.push((bound.at_best(factor, self.params.head_start, now), number));
+            let bound = &mut self.bounds[number];
+            if !bound.holds(now) {
+                *bound = self.families[number].bound(&self.params, now);
+            }
+            let local = sight.homes.of(tag.place);
+            let factor = self.params.product(local, tag.prefers, tag.heavy && spared);
+            hopes.push((bound.at_best(factor, &self.params, now), number));
         }
     }
 
     /// The first read of the families hoped for. The most promising one is looked into first, which rules most of the
     /// others out.
-    fn best(&self, scan: &Scan, reader: &ReaderProfile, now: Time) -> Option<ReadId> {
+    fn best(&self, scan: &Scan, sight: &Sight, reader: &ReaderProfile, now: Time) -> Option<ReadId> {
+        let spared = reader.is_spared();
         let most = scan.hopes.iter().min()?;
         let mut best: Option<(Stand, &Item)> = None;
         for (hope, number) in std::iter::once(most).chain(&scan.hopes) {
@@ -93,8 +181,8 @@ impl Queue {
             let family = &self.families[*number];
             let kin = &family.kin;
             let preferred = kin.prefers.as_ref() == Some(&reader.id);
-            let factor =
-                self.params.product(scan.sight.home[kin.place as usize], preferred, kin.heavy && scan.spared);
+            let local = sight.homes.of(kin.place);
+            let factor = self.params.product(local, preferred, kin.heavy && spared);
             let Some((stand, item)) = family.first(&reader.id, factor, &self.params, now) else { continue };
             if best.is_none_or(|(before, other)| (stand, &item.read) < (before, &other.read)) {
                 best = Some((stand, item));

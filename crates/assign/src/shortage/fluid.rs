@@ -7,7 +7,7 @@ use isocenter_domain::id::{ClassId, PoolId};
 use super::{Demand, Horizon, Supply};
 use crate::{
     ReaderProfile, Skill, Urgency, filter,
-    interned::Interned,
+    interned::{Answers, Interned},
     item::{Competence, Needs},
 };
 
@@ -234,7 +234,7 @@ fn streams(demands: &[Demand], supply: &[Supply], horizon: &Horizon) -> Vec<Stre
 /// pools, as in the queue.
 struct Able {
     demands: Vec<(u32, u32, u32)>,
-    readers: Vec<[Vec<bool>; 3]>,
+    readers: Vec<[Answers; 3]>,
 }
 
 impl Able {
@@ -248,7 +248,7 @@ impl Able {
         };
         let demands = demands.iter().map(|demand| &demand.needs).map(numbers).collect();
         let ask = |reader: &ReaderProfile| {
-            let mut answers: [Vec<bool>; 3] = Default::default();
+            let mut answers: [Answers; 3] = Default::default();
             competences.ask(&mut answers[0], |c| filter::competent(c, reader).is_ok());
             places.ask(&mut answers[1], |place| filter::placed(place, reader, horizon.from).is_ok());
             pools.ask(&mut answers[2], |pools| filter::pools(pools, reader).is_ok());
@@ -259,8 +259,7 @@ impl Able {
 
     fn readers(&self, demand: usize) -> Vec<bool> {
         let (competence, place, pools) = self.demands[demand];
-        let can =
-            |[c, p, l]: &[Vec<bool>; 3]| c[competence as usize] && p[place as usize] && l[pools as usize];
+        let can = |[c, p, l]: &[Answers; 3]| c.of(competence) && p.of(place) && l.of(pools);
         self.readers.iter().map(can).collect()
     }
 }
