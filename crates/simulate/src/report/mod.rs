@@ -30,7 +30,7 @@ pub fn html(plan: &Plan, comparison: &Comparison) -> String {
     page.push_str(&head(plan, comparison));
     page.push_str(&glance(comparison, &policies));
     page.push_str(&waits(plan, &policies));
-    page.push_str(&waiting(plan, &policies));
+    page.push_str(&waiting(&policies));
     page.push_str(&breaches(plan, &policies));
     page.push_str(&loads(plan, &policies));
     page.push_str(&every_figure(&policies));
@@ -239,7 +239,7 @@ fn mean_of(policy: &PolicyResult, of: impl Fn(&Charts) -> &[u32]) -> Vec<Option<
     sums.into_iter().map(|(sum, count)| (count > 0).then(|| sum / f64::from(count))).collect()
 }
 
-fn waiting(_plan: &Plan, policies: &[&PolicyResult]) -> String {
+fn waiting(policies: &[&PolicyResult]) -> String {
     let lines: Vec<svg::Line> = policies
         .iter()
         .enumerate()
@@ -352,8 +352,8 @@ fn method(plan: &Plan, comparison: &Comparison) -> String {
     });
     let [warm_up, measured, drain] = plan.scenario.days;
     let body = format!(
-        "<ul><li>{warm_up} days of warm-up are not measured; studies that arrive in the {measured} after it are; {drain} more are \
-         simulated so that they can still be read. What is unread then counts as a breach, with the wait it had by then.</li>\
+        "<ul><li>Days of warm-up, not measured: {warm_up}. Days whose arrivals are measured: {measured}. Days after them, in \
+         which they can still be read: {drain}. What is unread then counts as a breach, with the wait it had by then.</li>\
          <li>No policy sees how long a study will really take or whether it is really critical: only the expected minutes \
          and what AI says.</li>\
          <li>Intervals are over seeds, never over single studies, whose waits depend on one another.</li>\

@@ -65,7 +65,7 @@ impl Scale {
 const LEFT: f64 = 52.0;
 const FOOT: f64 = 26.0;
 const TOP: f64 = 10.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 22.0;
 
 /// Lines over the 24 hours of a day.
 pub(super) fn hours(lines: &[Line], scale: &Scale, (width, height): (f64, f64)) -> String {
