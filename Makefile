@@ -12,7 +12,7 @@ REQUIREMENTS := tests/e2e/python/requirements.txt
 # nextest where the machine has it, else the runner that comes with cargo: both run the same tests.
 RUN_TESTS = cargo $(if $(shell cargo nextest --version 2>/dev/null),nextest run,test --tests) --locked --no-fail-fast
 
-.PHONY: help setup build run test lint fmt e2e chaos bench proto packages
+.PHONY: help setup build run test lint fmt e2e chaos bench bounds proto packages
 
 help: ## list the verbs
 	sed -nE 's/^([a-z0-9]+):.*## (.*)$$/  make \1\t\2/p' Makefile | expand -t 16
@@ -48,6 +48,10 @@ chaos: setup build ## every fault on real clusters, many seeds; ARGS="--seeds 20
 bench: packages $(PROTOC) ## measure against etcd and the aims; one table, some ten minutes
 	cargo build --release --locked -p isocenter -p isocenter-bench
 	target/release/isocenter-bench all
+
+bounds: ## each policy's ratio to a bound that nobody can beat; builds HiGHS, needs a C++ compiler
+	tools/packages cmake g++
+	cargo run --release --locked --manifest-path bench/bounds/Cargo.toml
 
 proto: $(PYTHON) ## lint the protos and check their format
 	$(VENV)/bin/buf lint proto

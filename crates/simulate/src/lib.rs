@@ -6,6 +6,7 @@
 pub mod day;
 pub mod queue;
 pub mod random;
+pub mod report;
 pub mod stats;
 
 /// The engine's parameters as they are tuned: those of the live service.

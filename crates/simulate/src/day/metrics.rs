@@ -97,6 +97,41 @@ pub(crate) struct Charts {
     pub loads: Vec<(u8, f64)>,
 }
 
+/// One study as it came out, truth included: for a bound that no policy can beat.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed {
+    /// When it arrived, minutes.
+    pub arrived_min: f64,
+    /// What reading it takes a reader of even pace.
+    pub reading_min: f64,
+    /// When it was signed, if it was.
+    pub signed_min: Option<f64>,
+    /// Its category, by index.
+    pub category: u8,
+    /// The weight of its minutes: its class's cost, and 40 more if it is truly critical.
+    pub weight: f64,
+}
+
+/// Every study of `workload` under a policy with the engine's parameters as they are tuned.
+#[must_use]
+pub fn observe(workload: &Workload, kind: super::Kind, seed: u64) -> Vec<Observed> {
+    let mut policy = kind.make(workload, seed, &crate::params());
+    let history = super::world::run(workload, policy.as_mut());
+    let observed = |study: usize| Observed {
+        arrived_min: minutes(workload.studies[study].arrived),
+        reading_min: minutes(workload.truths[study].reading),
+        signed_min: history.fates[study].signed.map(minutes),
+        category: workload.studies[study].category,
+        weight: weight(workload, study),
+    };
+    (0..workload.studies.len()).map(observed).collect()
+}
+
+fn weight(workload: &Workload, study: usize) -> f64 {
+    let class = &workload.scenario.classes[usize::from(workload.studies[study].class)];
+    class.cost + if workload.truths[study].critical { CRITICAL_COST } else { 0.0 }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "times of a few weeks")]
 fn minutes(time: i64) -> f64 {
     time as f64 / MINUTE as f64
@@ -236,8 +271,7 @@ fn class_outcome<'a>(workload: &Workload, class: usize, all: impl Iterator<Item 
 fn weighted(workload: &Workload, all: &[Seen]) -> f64 {
     let (mut sum, mut weights) = (0.0, 0.0);
     for seen in all {
-        let class = &workload.scenario.classes[usize::from(workload.studies[seen.study].class)];
-        let weight = class.cost + if workload.truths[seen.study].critical { CRITICAL_COST } else { 0.0 };
+        let weight = weight(workload, seen.study);
         sum += weight * seen.wait;
         weights += weight;
     }

@@ -11,7 +11,8 @@ mod workload;
 mod world;
 
 pub use compare::{Comparison, Difference, Plan, PolicyResult, Weights, run};
-pub use metrics::{ClassOutcome, Outcome, Spread};
+pub(crate) use metrics::Charts;
+pub use metrics::{ClassOutcome, Observed, Outcome, Spread, observe};
 pub use policy::{Counts, Kind, UnknownPolicy};
 pub use scenario::{Scenario, ScenarioError};
 pub use workload::{Reader, Study, Workload};

@@ -111,6 +111,14 @@ impl Workload {
         Self { scenario: scenario.clone(), studies, truths, readers }
     }
 
+    /// The same with the first `n` studies only.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        self.studies.truncate(n);
+        self.truths.truncate(n);
+        self
+    }
+
     /// Whether `reader` may read `study` by skill.
     pub(crate) fn reads(&self, reader: usize, study: usize) -> bool {
         self.readers[reader].skills >> self.studies[study].category & 1 == 1

@@ -12,7 +12,7 @@ mod run;
 
 use std::fmt;
 
-pub use run::{Group, Result as QueueResult, run};
+pub use run::{Group, QueueResult, run};
 
 /// How the next study is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

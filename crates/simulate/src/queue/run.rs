@@ -20,7 +20,7 @@ const NEGLIGIBLE: f64 = 1e-3;
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Result {
+pub struct QueueResult {
     /// The discipline.
     pub discipline: &'static str,
     /// Servers.
@@ -66,7 +66,7 @@ pub struct Group {
 ///
 /// # Errors
 /// An argument that makes no queue, named; or the engine's queue chose otherwise than the simulator's own.
-pub fn run(question: &Question) -> std::result::Result<Result, QueueError> {
+pub fn run(question: &Question) -> Result<QueueResult, QueueError> {
     let model = Model::new(question)?;
     let engine_checked = engine::check(&model, question)?;
     let warm_up = warm_up(&model)?;
@@ -87,7 +87,7 @@ pub fn run(question: &Question) -> std::result::Result<Result, QueueError> {
         done = wanted;
     }
     let tallies: Vec<Tally> = replications.iter().map(|replication| replication.tally).collect();
-    Ok(Result {
+    Ok(QueueResult {
         discipline: question.discipline.name(),
         servers: question.servers,
         load: question.load,
@@ -104,7 +104,7 @@ pub fn run(question: &Question) -> std::result::Result<Result, QueueError> {
 /// Studies until the start is forgotten: the slowest time constant of M/M/c is 1 / (1 - sqrt(load))^2 readings of one
 /// server, at most 4 / (1 - load)^2 studies; five of them.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small")]
-fn warm_up(model: &Model) -> std::result::Result<u64, BadArgument> {
+fn warm_up(model: &Model) -> Result<u64, BadArgument> {
     let studies =
         20.0 / (1.0 - model.load).powi(2) + 200.0 * f64::from(u32::try_from(model.servers).unwrap_or(1000));
     if studies > 2e8 {
@@ -225,7 +225,7 @@ fn groups(model: &Model, question: &Question, tallies: &[Tally]) -> Vec<Group> {
 impl std::str::FromStr for Discipline {
     type Err = BadArgument;
 
-    fn from_str(text: &str) -> std::result::Result<Self, BadArgument> {
+    fn from_str(text: &str) -> Result<Self, BadArgument> {
         let all = [Self::Fifo, Self::NonPreemptive, Self::Preemptive];
         all.into_iter().find(|discipline| discipline.name() == text).ok_or_else(|| BadArgument {
             argument: "discipline",

@@ -153,7 +153,10 @@ fn simulate_queue(args: &QueueArgs) -> Result<ExitCode> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -172,7 +175,13 @@ fn print_queue(result: &QueueResult) -> Result<()> {
         let interval = group.wait_min.and_then(|wait| wait.half_width).map(|half| format!("± {half:.3}"));
         let closed = group.closed_form_min.map_or_else(|| "none".to_owned(), |closed| format!("{closed:.3}"));
         let difference = group.difference_percent.map(|percent| format!("{percent:+.2} %"));
-        rows.add_row([group.name.to_owned(), wait, interval.unwrap_or_default(), closed, difference.unwrap_or_default()]);
+        rows.add_row([
+            group.name.to_owned(),
+            wait,
+            interval.unwrap_or_default(),
+            closed,
+            difference.unwrap_or_default(),
+        ]);
     }
     output::line(&rows.to_string())?;
     output::line(&format!("closed form: {}", result.closed_form))?;
@@ -189,14 +198,21 @@ fn simulate_day(args: &DayArgs) -> Result<ExitCode> {
         None => None,
     };
     let seeds = seeds(&args.seeds)?;
-    let plan = Plan { scenario, log, policies: policies(&args.policy)?, seeds, params: isocenter_simulate::params() };
+    let plan = Plan {
+        scenario,
+        log,
+        policies: policies(&args.policy)?,
+        seeds,
+        params: isocenter_simulate::params(),
+    };
     let runs = plan.seeds.clone().count() * plan.policies.len();
     let bar = progress(u64::try_from(runs).unwrap_or(u64::MAX));
     let comparison = day::run(&plan, &|| bar.inc(1));
     bar.finish_and_clear();
     if let Some(path) = &args.report {
-        fs::write(path, report::html(&plan, &comparison))
-            .with_context(|| format!("cannot write the report to {}; name a file in a folder that exists", path.display()))?;
+        fs::write(path, report::html(&plan, &comparison)).with_context(|| {
+            format!("cannot write the report to {}; name a file in a folder that exists", path.display())
+        })?;
         output::note(&format!("report: {}", path.display()));
     }
     if args.json {
@@ -270,7 +286,13 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>> {
 /// What the table shows of each policy: heading, figure, digits.
 fn columns(comparison: &Comparison) -> Vec<(String, String, usize)> {
     let mut columns = vec![("weighted".to_owned(), "weighted-wait".to_owned(), 1)];
-    for class in comparison.policies.iter().take(1).flat_map(|policy| policy.runs.iter().take(1)).flat_map(|r| &r.classes) {
+    for class in comparison
+        .policies
+        .iter()
+        .take(1)
+        .flat_map(|policy| policy.runs.iter().take(1))
+        .flat_map(|r| &r.classes)
+    {
         let name = &class.class;
         columns.push((format!("{name} p95"), format!("{name}.wait.p95"), 1));
         columns.push((format!("{name} breach %"), format!("{name}.breach-percent"), 2));
@@ -293,7 +315,9 @@ fn columns(comparison: &Comparison) -> Vec<(String, String, usize)> {
 
 fn print_day(comparison: &Comparison) -> Result<()> {
     let Comparison { scenario, about, seeds: [first, last], baseline, .. } = comparison;
-    output::line(&format!("{scenario}: {about}. Seeds {first} to {last}; waits in minutes from complete to opened."))?;
+    output::line(&format!(
+        "{scenario}: {about}. Seeds {first} to {last}; waits in minutes from complete to opened."
+    ))?;
     let mut header = vec!["".to_owned()];
     header.extend(comparison.policies.iter().map(|policy| policy.policy.to_owned()));
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
@@ -304,7 +328,9 @@ fn print_day(comparison: &Comparison) -> Result<()> {
         rows.add_row(row);
     }
     output::line(&rows.to_string())?;
-    output::line(&format!("After each mean ± its 95 % interval; × is the ratio to {baseline}, paired by seed."))?;
+    output::line(&format!(
+        "After each mean ± its 95 % interval; × is the ratio to {baseline}, paired by seed."
+    ))?;
     let weights = comparison.weights.iter().map(|(class, w)| {
         format!("{class} {} min, weight {}, kappa {}, cost {}", w.deadline_min, w.weight, w.kappa, w.cost)
     });
@@ -317,7 +343,8 @@ fn cell(policy: &PolicyResult, figure: &str, digits: usize) -> String {
     if let Some(half) = half_width {
         text.push_str(&format!(" ±{half:.digits$}"));
     }
-    let ratio = policy.difference.as_ref().and_then(|all| all.get(figure)).and_then(|difference| difference.ratio);
+    let ratio =
+        policy.difference.as_ref().and_then(|all| all.get(figure)).and_then(|difference| difference.ratio);
     if let Some(ratio) = ratio {
         text.push_str(&format!(" ×{ratio:.2}"));
     }
