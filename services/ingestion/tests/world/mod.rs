@@ -103,8 +103,7 @@ impl World {
         let site = Site {
             ae_titles: vec![ae("CT1"), ae("CR1")],
             authority: "NORTH-MPI".into(),
-            quiet_period: None,
-            max_assembly: None,
+            ..Site::default()
         };
         let key = RegistryKey { tenant: tenant(), item: RegistryItem::Site("north".parse().unwrap()) };
         let mut change = world.tables.change(Cause::role("test"));
