@@ -1,5 +1,7 @@
 //! A network of ninety sites and a reference center, by seed: its readers and what waits to be read.
 
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use isocenter_assign::{
