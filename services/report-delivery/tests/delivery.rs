@@ -11,8 +11,11 @@ use bench::{Bench, LONG, config, delivery_key, report_key, tenant};
 use isocenter_domain::{
     Time,
     access::{Principal, Role},
-    key::LaneKey,
-    record::delivery::{Delivery, DeliveryState, Lane},
+    key::{DeliveryKey, LaneKey, ReportKey},
+    record::{
+        delivery::{Delivery, DeliveryState, Lane},
+        report::ReportKind,
+    },
     refs::Digest,
 };
 use isocenter_peers::receiver::{Answer, Receiver};
@@ -96,6 +99,54 @@ async fn a_correction_waits_for_the_report_it_corrects() {
     assert_eq!(texts.len(), 2);
     assert!(texts[0].contains("||Report 1.~") && texts[0].contains("||||||F\r"), "{texts:?}");
     assert!(texts[1].contains("||Report 2.~") && texts[1].contains("||||||C\r"), "{texts:?}");
+}
+
+#[tokio::test]
+async fn a_preliminary_report_goes_as_such_unless_its_final_one_is_there_before_it_has_left() {
+    let bench = Bench::new().await;
+    let ris = bench.receiver("ris").await;
+    ris.set_answer(Answer::AnswerAe(Some(207)));
+    for case in [1, 2] {
+        bench.case(case, &["ris"]).await;
+    }
+    let to_ris = |report: ReportKey| DeliveryKey { report, destination: "ris".parse().unwrap() };
+    let unsent = to_ris(bench.sign_version(1, 1, 1, ReportKind::Preliminary, None).await);
+    let _running = bench.serve(config());
+    bench.until_retrying(&unsent).await;
+    let made_final = to_ris(bench.sign_version(1, 1, 2, ReportKind::Final, None).await);
+    bench.until(&unsent, "superseded", |state| matches!(state, DeliveryState::Superseded { .. })).await;
+    ris.set_answer(Answer::Accept);
+    bench.until_accepted(&made_final).await;
+    let sent = to_ris(bench.sign_version(2, 1, 1, ReportKind::Preliminary, None).await);
+    bench.until_accepted(&sent).await;
+    bench.until_accepted(&to_ris(bench.sign_version(2, 1, 2, ReportKind::Final, None).await)).await;
+    let texts: Vec<String> = taken(&ris).into_iter().map(|(_, text)| text).collect();
+    let statuses = [("Version 2 of 1.", "F"), ("Version 1 of 1.", "P"), ("Version 2 of 1.", "F")];
+    assert_eq!(texts.len(), statuses.len(), "{texts:?}");
+    for (text, (version, status)) in texts.iter().zip(statuses) {
+        assert!(text.contains(&format!("||{version}||||||{status}\r")), "{text:?}");
+        assert!(text.contains(&format!("|||{status}|||||||anna\r")), "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opinion_does_not_take_the_place_of_the_first_report_and_what_is_withheld_stays() {
+    let bench = Bench::new().await;
+    let ris = bench.receiver("ris").await;
+    bench.case(1, &["ris"]).await;
+    let _running = bench.serve(config());
+    let to_ris = |report: ReportKey| DeliveryKey { report, destination: "ris".parse().unwrap() };
+    let withheld = to_ris(bench.sign_version(1, 1, 1, ReportKind::Withheld, None).await);
+    bench.until_accepted(&to_ris(bench.sign_version(1, 2, 1, ReportKind::Final, None).await)).await;
+    let opinion = bench.sign_version(1, 3, 1, ReportKind::Final, Some(2)).await;
+    bench.until_accepted(&to_ris(opinion.clone())).await;
+    bench.until_accepted(&to_ris(bench.sign_version(1, 4, 1, ReportKind::NonDiagnostic, None).await)).await;
+    assert_eq!(bench.delivery(&withheld).await, None);
+    let texts: Vec<String> = taken(&ris).into_iter().map(|(_, text)| text).collect();
+    let own = format!("OBR|1||{}|", opinion.read);
+    assert!(texts[0].contains("OBR|1||A1|") && texts[1].contains(&own), "{texts:?}");
+    assert!(texts[1].contains("|||F||||^A1|||anna\r"), "{texts:?}");
+    assert!(texts[2].contains("|||X|||||||anna\r") && texts[2].contains("||||||X\r"), "{texts:?}");
 }
 
 #[tokio::test]

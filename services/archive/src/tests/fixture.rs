@@ -302,10 +302,6 @@ impl Fixture {
             message_id: "m".into(),
             kind: ReportKind::Final,
             accession: Ref([2; 16]),
-            jurisdiction: None,
-            paediatric: false,
-            reading: isocenter_domain::record::case::Reading::default(),
-            linked: None,
             signed_at: self.clock.now(),
             attempts: 1,
             since: self.clock.now(),
@@ -342,6 +338,9 @@ impl Fixture {
             body_part: "HEAD".into(),
             patient: None,
             accession: Ref([2; 16]),
+            jurisdiction: None,
+            paediatric: false,
+            linked: None,
             reading: isocenter_domain::record::case::Reading::default(),
         }
     }

@@ -5,13 +5,17 @@ use std::time::Duration;
 use isocenter_domain::{
     access::Role,
     key::text,
-    record::{intake::Intake, study::Study},
+    record::{
+        intake::Intake,
+        report::{Report, ReportKind},
+        study::Study,
+    },
 };
 use isocenter_runtime::config::Period;
 use isocenter_wire::v1::{self, archive_server::Archive as _};
 use tonic::{Code, Request};
 
-use super::fixture::{Fixture, Given, asked, asked_as, intake_key, read_key};
+use super::fixture::{Fixture, Given, asked, asked_as, intake_key, read_key, report_key};
 use crate::{Config, Service};
 
 fn given(uid: &'static str, authority: &'static str, patient: &'static str, date: &'static str) -> Given {
@@ -114,6 +118,27 @@ async fn a_report_is_the_same_live_and_closed() {
     assert_eq!(closed, live);
     let second = v1::GetReportRequest { version: 2, ..request };
     assert_eq!(rpc.get_report(asked(second)).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_report_that_is_withheld_is_shown_to_operators_alone_and_an_opinion_names_what_it_is_on() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    let request = || v1::GetReportRequest { report_id: read_key(&key).read.to_string(), version: 0 };
+    let rpc = fixture.rpc();
+    let reader = || Role::Reader("boris".parse().unwrap());
+    let about = |report: Report| Report { about: Some(7), ..report };
+    fixture.update::<Report>(&report_key(&key), "signed", about).await;
+    let shown = rpc.get_report(asked_as(request(), reader())).await.unwrap().into_inner();
+    assert_eq!(shown.about_report_id, format!("{}.7", read_key(&key).read.case));
+    let withheld = |report: Report| Report { kind: ReportKind::Withheld, ..report };
+    fixture.update::<Report>(&report_key(&key), "signed", withheld).await;
+    for role in [reader(), Role::Network] {
+        let denied = rpc.get_report(asked_as(request(), role)).await.unwrap_err();
+        assert_eq!(denied.code(), Code::PermissionDenied);
+    }
+    let shown = rpc.get_report(asked_as(request(), Role::Operator)).await.unwrap().into_inner();
+    assert_eq!(shown.status(), v1::ReportStatus::Withheld);
 }
 
 #[tokio::test]

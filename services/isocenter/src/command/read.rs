@@ -10,6 +10,7 @@ use isocenter_wire::v1::{
     archive_client::ArchiveClient, reader_assignment_client::ReaderAssignmentClient,
 };
 use serde_json::json;
+use tonic::transport::Channel;
 
 use super::{connect, pages, request_id};
 use crate::{cli::Client, output};
@@ -92,52 +93,8 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
     let mut client = ReaderAssignmentClient::new(channel.clone());
     let json = args.client.json;
     match args.verb {
-        Verb::List { reader } => {
-            let reader_id = reader.unwrap_or_default();
-            let reads = pages(|page_token| {
-                let (mut client, reader_id) = (client.clone(), reader_id.clone());
-                async move {
-                    let request =
-                        ListWorklistRequest { reader_id, page_size: 1000, page_token, ..Default::default() };
-                    let page = client.list_worklist(request).await?.into_inner();
-                    Ok((page.reads, page.next_page_token))
-                }
-            })
-            .await?;
-            let fields = [
-                "readId",
-                "kind",
-                "state",
-                "clinicalClass",
-                "dueAt",
-                "modalities",
-                "siteId",
-                "holderReaderId",
-            ];
-            output::many(&reads, &fields, json)?;
-        }
-        Verb::Why { id } => {
-            let why = client.explain_read(ExplainReadRequest { read_id: id }).await?.into_inner();
-            if json {
-                output::one(&why, true)?;
-            } else {
-                let class = format!("classed by rule {} of policy {}", why.rule, why.policy_version);
-                if why.position == 0 {
-                    let read = why.read.unwrap_or_default();
-                    let state = output::constant(read.state().as_str_name()).unwrap_or_default();
-                    output::line(&format!("not in the queue: {state} {}", read.holder_reader_id))?;
-                    return output::line(&class).map(|()| ExitCode::SUCCESS);
-                }
-                output::line(&format!("position {}, {class}", why.position))?;
-                let terms = why.terms.iter().map(|t| json!({ "term": t.name, "value": quantity(t) }));
-                output::many(&terms.collect::<Vec<_>>(), &["term", "value"], false)?;
-                let readers = why.readers.iter().map(|r| {
-                    let verdict = if r.eligible { "eligible" } else { r.rejected_by.as_str() };
-                    json!({ "reader": r.reader_id, "verdict": verdict })
-                });
-                output::many(&readers.collect::<Vec<_>>(), &["reader", "verdict"], false)?;
-            }
-        }
+        Verb::List { reader } => list(&client, &reader.unwrap_or_default(), json).await?,
+        Verb::Why { id } => why(client, id, json).await?,
         Verb::Report { id } => {
             let request = GetReportRequest { report_id: id, version: 0 };
             output::one(&ArchiveClient::new(channel).get_report(request).await?.into_inner(), json)?;
@@ -176,6 +133,44 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn list(client: &ReaderAssignmentClient<Channel>, reader: &str, json: bool) -> Result<()> {
+    let reads = pages(|page_token| {
+        let (mut client, reader_id) = (client.clone(), reader.to_owned());
+        async move {
+            let request =
+                ListWorklistRequest { reader_id, page_size: 1000, page_token, ..Default::default() };
+            let page = client.list_worklist(request).await?.into_inner();
+            Ok((page.reads, page.next_page_token))
+        }
+    })
+    .await?;
+    let fields =
+        ["readId", "kind", "state", "clinicalClass", "dueAt", "modalities", "siteId", "holderReaderId"];
+    output::many(&reads, &fields, json)
+}
+
+async fn why(mut client: ReaderAssignmentClient<Channel>, id: String, json: bool) -> Result<()> {
+    let why = client.explain_read(ExplainReadRequest { read_id: id }).await?.into_inner();
+    if json {
+        return output::one(&why, true);
+    }
+    let class = format!("classed by rule {} of policy {}", why.rule, why.policy_version);
+    if why.position == 0 {
+        let read = why.read.unwrap_or_default();
+        let state = output::constant(read.state().as_str_name()).unwrap_or_default();
+        output::line(&format!("not in the queue: {state} {}", read.holder_reader_id))?;
+        return output::line(&class);
+    }
+    output::line(&format!("position {}, {class}", why.position))?;
+    let terms = why.terms.iter().map(|t| json!({ "term": t.name, "value": quantity(t) }));
+    output::many(&terms.collect::<Vec<_>>(), &["term", "value"], false)?;
+    let readers = why.readers.iter().map(|r| {
+        let verdict = if r.eligible { "eligible" } else { r.rejected_by.as_str() };
+        json!({ "reader": r.reader_id, "verdict": verdict })
+    });
+    output::many(&readers.collect::<Vec<_>>(), &["reader", "verdict"], false)
 }
 
 /// A term's value for people: times in hours, minutes and seconds.

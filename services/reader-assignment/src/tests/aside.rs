@@ -9,8 +9,9 @@ use isocenter_domain::{
         report::ReportKind,
     },
 };
+use isocenter_store::faulty::Faults;
 use isocenter_wire::v1::{self, reader_assignment_server::ReaderAssignment as _};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{Node, World, anna, boris, by, by_developer, case_key, read_key, refusal, signature, unique};
 
@@ -213,4 +214,65 @@ async fn images_that_allow_no_report_end_the_read_with_a_notice() {
     assert_eq!((report.kind, report.replaces), (ReportKind::Final, Some(1)));
     assert!(matches!(world.read(1, 1).await.state, ReadState::NonDiagnostic { .. }));
     assert!(node.desk.reconcile(&case_key(1)).await.is_ok());
+}
+
+/// Repeats the very same request, as a workstation does, until its answer is one that stays.
+async fn persist<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -> F) -> T {
+    for _ in 0..200 {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(status) => assert!(
+                matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Aborted),
+                "{status:?}"
+            ),
+        }
+    }
+    panic!("no answer in 200 attempts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_once_is_done_once_however_many_answers_are_lost() {
+    let (world, node) = one().await;
+    for seed in 1..=8_u32 {
+        let faulty = world.faulty(u64::from(seed));
+        let shaky = world.node_over(faulty.clone(), "b:1").await;
+        world.waiting(seed, &node).await;
+        shaky.caught_up(seed).await;
+        faulty.set(Faults { timeout_before: 0.2, timeout_after: 0.3, ..Faults::default() });
+        let id = read_key(seed, 1).read.to_string();
+        let requests: Vec<String> = (0..9).map(|_| unique()).collect();
+        let (anna, boris) = (anna(), boris());
+        let open = persist(|| shaky.open_by_name(&id, &anna, &requests[0])).await;
+        let aside = persist(|| shaky.suspend(&open, &anna, &requests[1])).await;
+        assert_eq!(aside.state(), v1::ReadState::Suspended, "seed {seed}");
+        let handed = persist(|| shaky.transfer(&open, &anna, &boris, &requests[2])).await;
+        assert_eq!(handed.holder_reader_id, "boris", "seed {seed}");
+        let theirs = persist(|| shaky.open(&id, &boris, &requests[3])).await;
+        let ask = || v1::RequestSecondOpinionRequest {
+            read_id: id.clone(),
+            question: "SYNTHETIC".into(),
+            due_at: None,
+            request_id: requests[4].clone(),
+        };
+        let asked = persist(|| shaky.rpc.request_second_opinion(by_developer(ask()))).await.into_inner();
+        let sign = v1::SignReadRequest { request_id: requests[5].clone(), ..signature(&theirs, &boris) };
+        persist(|| shaky.sign(sign.clone())).await;
+        let cancel = || v1::CancelReadRequest {
+            read_id: asked.read_id.clone(),
+            reason: "not needed".into(),
+            request_id: requests[6].clone(),
+        };
+        persist(|| shaky.rpc.cancel_read(by_developer(cancel()))).await;
+        faulty.set(Faults::default());
+        let read = world.read(seed, 1).await;
+        assert_eq!(read.returns.len(), 1, "seed {seed}: handed on once");
+        assert_eq!(world.report(seed, 1).await.unwrap().author, boris);
+        assert!(matches!(world.read(seed, 2).await.state, ReadState::Cancelled { .. }));
+        let third = world.get::<isocenter_domain::record::read::Read>(&read_key(seed, 3)).await;
+        assert!(third.is_none(), "seed {seed}: asked once");
+        for reader in [&anna, &boris] {
+            assert_eq!(world.holding(reader).await, isocenter_domain::record::read::Holding::default());
+        }
+        shaky.tasks.drain(Duration::from_secs(5)).await;
+    }
 }

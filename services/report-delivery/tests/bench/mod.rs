@@ -278,18 +278,42 @@ impl Bench {
 
     /// As [`Bench::sign`], with whatever is or is not in blobs under this hash.
     pub async fn sign_hash(&self, case: u32, n: u32, body: Digest) {
+        let kind = if n == 1 { ReportKind::Final } else { ReportKind::Correction };
+        self.sign_as(&report_key(case, n), case, (kind, None), body).await;
+    }
+
+    /// A version of a report of some kind, which may stand beside the report of another read.
+    pub async fn sign_version(
+        &self,
+        case: u32,
+        n: u32,
+        version: u32,
+        kind: ReportKind,
+        about: Option<u32>,
+    ) -> ReportKey {
+        let text = format!("Version {version} of {n}.");
+        let body = ReportBody { findings: Phi::default(), impression: Phi::new(text) }.encode();
+        let digest = Digest::of(&body);
+        let key = ReportKey { version, ..report_key(case, n) };
+        self.blobs.put_new(&path::report(&tenant(), &key.read, &digest), body.into()).await.unwrap();
+        self.sign_as(&key, case, (kind, about), digest).await;
+        key
+    }
+
+    async fn sign_as(&self, key: &ReportKey, case: u32, what: (ReportKind, Option<u32>), body: Digest) {
+        let (kind, about) = what;
         let mut change = self.tables.change(Cause::role("reader-assignment"));
         let report = Report {
-            kind: if n == 1 { ReportKind::Final } else { ReportKind::Correction },
+            kind,
             body,
             author: "anna".parse().unwrap(),
             signed_at: change.now(),
             studies: vec![StudyRevision { study: study(case), revision: 1 }],
-            replaces: (n > 1).then_some(n - 1),
-            about: None,
-            request_id: format!("sign-{case}-{n}"),
+            replaces: (kind == ReportKind::Correction).then(|| key.read.n - 1),
+            about,
+            request_id: format!("sign-{case}-{}-{}", key.read.n, key.version),
         };
-        change.create(&report_key(case, n), &report, "signed", &self.trace);
+        change.create(key, &report, "signed", &self.trace);
         change.commit().await.unwrap();
     }
 

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     id::ReaderId,
     record::{Illegal, report::StudyRevision},
+    refs::Digest,
     time::Time,
 };
 
@@ -32,21 +33,13 @@ impl Read {
             ReadEvent::OpenedByName { reader, token, studies } => {
                 self.is_queued().then(|| open(reader, token, studies, now))
             }
-            ReadEvent::Suspended { reader, token, reason, until } => match &self.state {
-                S::Open { studies, .. } if self.is_open_with(&reader, &token) => {
-                    let (studies, holder) = (studies.clone(), reader.clone());
-                    let state = S::Suspended { reader, token, reason, since: now, until, studies };
-                    Some((state, vec![Do::HoldSuspended(holder)]))
-                }
-                S::Open { .. }
-                | S::Waiting
-                | S::AwaitingFinal
-                | S::Offered { .. }
-                | S::Suspended { .. }
-                | S::Signed { .. }
-                | S::NonDiagnostic { .. }
-                | S::Cancelled { .. } => None,
-            },
+            ReadEvent::Suspended { reader, token, reason, until } => {
+                let studies = self.open_with(&reader, &token).cloned();
+                studies.map(|studies| {
+                    let holds = Do::HoldSuspended(reader.clone());
+                    (S::Suspended { reader, token, reason, since: now, until, studies }, vec![holds])
+                })
+            }
             ReadEvent::Transferred { by, to, until } => self.transferred(by.as_ref(), to, until, now),
             ReadEvent::Returned { reader, token, reason } => {
                 let may = self.holder() == Some(&reader)
@@ -88,13 +81,7 @@ impl Read {
                 let may = self.is_live() && !self.kind.is_of_record() && self.preliminary.is_none();
                 may.then_some((S::Cancelled { at: now }, effects))
             }
-            ReadEvent::DraftKept { body } => self.is_live().then(|| {
-                self.drafts.retain(|draft| *draft != body);
-                self.drafts.push(body);
-                let excess = self.drafts.len().saturating_sub(Self::MAX_DRAFTS);
-                self.drafts.drain(..excess);
-                (self.state.clone(), Vec::new())
-            }),
+            ReadEvent::DraftKept { body } => self.is_live().then(|| self.kept(body)),
         };
         let (state, effects) = after.ok_or(refused)?;
         self.state = state;
@@ -168,8 +155,31 @@ impl Read {
     }
 
     fn is_open_with(&self, reader: &ReaderId, token: &str) -> bool {
-        matches!(&self.state, S::Open { reader: holder, token: present, .. }
-            if holder == reader && present == token)
+        self.open_with(reader, token).is_some()
+    }
+
+    /// The studies as they were opened, where the read is open with this reader under this token.
+    fn open_with(&self, reader: &ReaderId, token: &str) -> Option<&Vec<StudyRevision>> {
+        match &self.state {
+            S::Open { reader: holder, token: present, studies, .. } => {
+                (holder == reader && present == token).then_some(studies)
+            }
+            S::Waiting
+            | S::AwaitingFinal
+            | S::Offered { .. }
+            | S::Suspended { .. }
+            | S::Signed { .. }
+            | S::NonDiagnostic { .. }
+            | S::Cancelled { .. } => None,
+        }
+    }
+
+    fn kept(&mut self, body: Digest) -> (S, Vec<Do>) {
+        self.drafts.retain(|draft| *draft != body);
+        self.drafts.push(body);
+        let excess = self.drafts.len().saturating_sub(Self::MAX_DRAFTS);
+        self.drafts.drain(..excess);
+        (self.state.clone(), Vec::new())
     }
 
     /// Whether a signature may conclude so: each kind asks for its own conclusion and for no other.
