@@ -50,7 +50,7 @@ bench: packages $(PROTOC) ## measure against etcd and the aims; one table, some 
 
 bounds: ## each policy's ratio to a bound that nobody can beat; builds HiGHS, needs a C++ compiler
 	tools/packages cmake g++
-	cargo run --release --locked --manifest-path bench/bounds/Cargo.toml
+	CARGO_TARGET_DIR=target/bounds cargo run --release --locked --manifest-path bench/bounds/Cargo.toml
 
 proto: $(PYTHON) ## lint the protos and check their format
 	$(VENV)/bin/buf lint proto
