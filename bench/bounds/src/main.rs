@@ -10,7 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use highs::{HighsModelStatus, RowProblem, Sense};
+use clarabel::{
+    algebra::CscMatrix,
+    solver::{DefaultSettings, DefaultSolver, IPSolver as _, SolverStatus, SupportedConeT},
+};
 use isocenter_simulate::day::{Kind, Observed, Scenario, Workload, observe};
 
 /// Minutes of a bin.
@@ -70,48 +73,99 @@ fn cost(seen: &[Observed]) -> f64 {
     seen.iter().map(|s| s.weight * (s.signed_min.expect("a day is enough") - s.arrived_min)).sum()
 }
 
-/// The optimum of the program.
+/// A linear program in the form `minimise cost x, equal rows = , other rows <=`.
+#[derive(Default)]
+struct Program {
+    cost: Vec<f64>,
+    /// Row, column, coefficient.
+    equal: (Vec<(usize, usize, f64)>, Vec<f64>),
+    most: (Vec<(usize, usize, f64)>, Vec<f64>),
+}
+
+impl Program {
+    fn column(&mut self, cost: f64) -> usize {
+        self.cost.push(cost);
+        self.cost.len() - 1
+    }
+
+    fn equal(&mut self, row: &[(usize, f64)], value: f64) {
+        let number = self.equal.1.len();
+        self.equal.0.extend(row.iter().map(|(column, factor)| (number, *column, *factor)));
+        self.equal.1.push(value);
+    }
+
+    fn most(&mut self, row: &[(usize, f64)], value: f64) {
+        let number = self.most.1.len();
+        self.most.0.extend(row.iter().map(|(column, factor)| (number, *column, *factor)));
+        self.most.1.push(value);
+    }
+
+    /// The optimum, from below: the value of the dual.
+    fn solve(self) -> f64 {
+        let (columns, equals) = (self.cost.len(), self.equal.1.len());
+        let rows = equals + self.most.1.len();
+        let shifted = self.most.0.into_iter().map(|(row, column, factor)| (row + equals, column, factor));
+        let all: Vec<(usize, usize, f64)> = self.equal.0.into_iter().chain(shifted).collect();
+        let matrix = CscMatrix::new_from_triplets(
+            rows,
+            columns,
+            all.iter().map(|cell| cell.0).collect(),
+            all.iter().map(|cell| cell.1).collect(),
+            all.iter().map(|cell| cell.2).collect(),
+        );
+        let values: Vec<f64> = self.equal.1.into_iter().chain(self.most.1).collect();
+        let cones = [SupportedConeT::ZeroConeT(equals), SupportedConeT::NonnegativeConeT(rows - equals)];
+        let settings = DefaultSettings { verbose: false, ..DefaultSettings::default() };
+        let none = CscMatrix::zeros((columns, columns));
+        let mut solver = DefaultSolver::new(&none, &self.cost, &matrix, &values, &cones, settings)
+            .expect("rows and columns are counted above");
+        solver.solve();
+        assert_eq!(solver.solution.status, SolverStatus::Solved, "the program has a solution");
+        solver.solution.obj_val_dual
+    }
+}
+
+/// The optimum of the program, arrivals subtracted.
 fn bound(studies: &[Study], groups: &BTreeMap<u32, f64>) -> f64 {
     let total: f64 = studies.iter().map(|s| s.reading).sum();
     let last = studies.iter().map(|s| s.arrived).fold(0.0, f64::max);
-    // After the last arrival, one reader alone would be done by then; far more than is ever used.
-    let end = last + total / 5.0 + studies.iter().map(|s| s.reading).fold(0.0, f64::max) + 10.0 * BIN;
+    // Five readers who are busy throughout would be done by then; no optimum needs longer.
+    let end = last.max(total / 5.0) + studies.iter().map(|s| s.reading).fold(0.0, f64::max) + 10.0 * BIN;
     let bins = (end / BIN).ceil() as usize;
-    let mut problem = RowProblem::default();
-    let mut capacity: BTreeMap<(u32, usize), Vec<(highs::Col, f64)>> = BTreeMap::new();
+    let mut program = Program::default();
+    let mut capacity: BTreeMap<(u32, usize), Vec<(usize, f64)>> = BTreeMap::new();
     for study in studies {
-        let finish = problem.add_column(study.weight, (study.arrived + study.reading)..);
+        // Minutes from the earliest possible signature to the signature.
+        let late = program.column(study.weight);
+        program.most(&[(late, -1.0)], 0.0);
+        let earliest = study.arrived + study.reading;
         let mut whole = Vec::new();
-        // finish - sum x(t) mid(t) / reading >= reading / 2 - slack
-        let mut busy = vec![(finish, 1.0)];
+        // earliest + late >= sum x(t) mid(t) / reading + reading / 2 - slack
+        let mut busy = vec![(late, -1.0)];
         for bin in (study.arrived / BIN).floor() as usize..bins {
             let from = (bin as f64 * BIN).max(study.arrived);
             let to = (bin + 1) as f64 * BIN;
             let mut together = Vec::new();
             for (skills, _) in groups.iter().filter(|(skills, _)| **skills >> study.category & 1 == 1) {
-                let x = problem.add_column(0.0, 0.0..);
+                let x = program.column(0.0);
+                program.most(&[(x, -1.0)], 0.0);
                 capacity.entry((*skills, bin)).or_default().push((x, 1.0));
                 together.push((x, 1.0));
                 whole.push((x, 1.0));
-                busy.push((x, -(from + to) / 2.0 / study.reading));
+                busy.push((x, (from + to) / 2.0 / study.reading));
             }
-            problem.add_row(..=(to - from), &together);
+            program.most(&together, to - from);
         }
-        problem.add_row(study.reading..=study.reading, &whole);
+        program.equal(&whole, study.reading);
         // A reading fills its bins but for the first and the last, so the bins' middles miss its mean busy date by at most this.
         let slack = if study.reading < BIN { BIN / 2.0 } else { BIN * BIN / (8.0 * study.reading) };
-        problem.add_row((study.reading / 2.0 - slack).., &busy);
+        program.most(&busy, earliest - study.reading / 2.0 + slack);
     }
     for ((skills, _), row) in &capacity {
-        problem.add_row(..=(groups[skills] * BIN), row);
+        program.most(row, groups[skills] * BIN);
     }
-    let mut model = problem.optimise(Sense::Minimise);
-    model.make_quiet();
-    model.set_option("solver", "ipm");
-    let solved = model.solve();
-    assert_eq!(solved.status(), HighsModelStatus::Optimal, "the program has a solution");
-    let arrivals: f64 = studies.iter().map(|s| s.weight * s.arrived).sum();
-    solved.objective_value() - arrivals
+    let readings: f64 = studies.iter().map(|s| s.weight * s.reading).sum();
+    program.solve() + readings
 }
 
 fn main() {

@@ -50,7 +50,7 @@ impl Default for Params {
             head_start: minutes(5),
             knee: 0.6,
             steepness: 1.0,
-            locality: 1.5,
+            locality: 1.1,
             preferred: 1.5,
             fatigue: 0.5,
             heavy_points: 3_000,

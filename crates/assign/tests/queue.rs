@@ -259,7 +259,7 @@ fn an_explanation_has_place_numbers_and_a_verdict_for_each_reader() {
         (None, &[Rejection::NotPresent, Rejection::Pool][..])
     );
     assert_eq!((neuro.pool.clone(), neuro.rejections.is_empty()), (Some(pool("neuro")), true));
-    assert!((neuro.factor - 1.5).abs() < 1e-9);
+    assert!((neuro.factor - Params::default().locality).abs() < 1e-9);
     assert!(queue.explain(&read(9), Time::ZERO, &[]).is_none());
 }
 

@@ -43,6 +43,14 @@ pub async fn run(args: RestoreArgs, json: bool) -> Result<ExitCode> {
         all.removed += restored.removed;
         all.kept += restored.kept;
     }
+    // A case is closed together with its study, in the journal of the study's shard: what the case's own put back is taken
+    // away once all of them are read.
+    for shard in 0..=u8::MAX {
+        let closed = journal(&blobs, shard).await?.into_iter().filter(|entry| entry.value.is_empty());
+        let taken = tables.restore(closed).await?.removed;
+        all.removed += taken;
+        all.put = all.put.saturating_sub(taken);
+    }
     let Restored { put, removed, kept } = all;
     if json {
         output::line(&serde_json::json!({ "put": put, "removed": removed, "kept": kept }).to_string())?;
