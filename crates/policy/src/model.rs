@@ -38,21 +38,19 @@ pub(crate) const fn urgency(deadline: Duration) -> Urgency {
     const HOUR: u64 = 60 * 60;
     let seconds = deadline.as_secs();
     let (weight, prior_ppm) = if seconds <= HOUR {
-        (90, 200_000)
+        (180, 200_000)
     } else if seconds <= 4 * HOUR {
-        (18, 60_000)
+        (60, 60_000)
     } else if seconds <= 12 * HOUR {
-        (6, 30_000)
-    } else if seconds <= 24 * HOUR {
-        (2, 15_000)
+        (4, 15_000)
     } else {
-        (1, 5_000)
+        (2, 15_000)
     };
     Urgency { weight, critical: AI_WEIGHT, prior_ppm, next_up: seconds > HOUR }
 }
 
 /// The weight of the AI probability where a class does not say.
-const AI_WEIGHT: u32 = 40;
+const AI_WEIGHT: u32 = 20;
 
 /// One AI service to ask, and how long its answer is awaited.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -152,8 +152,8 @@ fn a_class_weighs_by_its_deadline_or_as_it_says() {
     );
     let policy = Policy::parse(&text).unwrap();
     let urgency = |name: &str| policy.class(&name.parse().unwrap()).unwrap().urgency;
-    assert_eq!(urgency("STAT"), Urgency { weight: 90, critical: 40, prior_ppm: 200_000, next_up: false });
-    assert_eq!(urgency("SCREENING"), Urgency { weight: 1, critical: 40, prior_ppm: 5_000, next_up: true });
+    assert_eq!(urgency("STAT"), Urgency { weight: 180, critical: 20, prior_ppm: 200_000, next_up: false });
+    assert_eq!(urgency("SCREENING"), Urgency { weight: 2, critical: 20, prior_ppm: 15_000, next_up: true });
     assert_eq!(urgency("ROUTINE"), Urgency { weight: 7, critical: 0, prior_ppm: 5_000, next_up: false });
 }
 

@@ -66,7 +66,11 @@ fn images_that_never_cease_are_cut_at_the_bound_without_a_doubt() {
 fn nobody_waits_for_a_clock_that_had_jumped_ahead() {
     let quiet = Completion::Complete { evidence: Evidence::QuietPeriod, doubt: None };
     assert_eq!(decide(&[("a", settled(105)), ("b", settled(3_720))], 120), quiet);
-    assert_eq!(decide(&[("a", settled(129))], 120), Completion::Wait(Some(at(139))), "clocks differ a little");
+    assert_eq!(
+        decide(&[("a", settled(129))], 120),
+        Completion::Wait(Some(at(139))),
+        "clocks differ a little"
+    );
     let open = Intake { open_associations: 1, ..settled(105) };
     let (study, intakes) = (Study { first_received_at: at(7_300), ..study() }, [(node("a"), open)]);
     let doubt = Some(Doubt { node: node("a"), pending: 0 });

@@ -100,11 +100,8 @@ impl World {
             Tables::open(Arc::<FaultyStore>::clone(&store), clock::system(), cell, &secret).await.unwrap();
         let blobs = Blobs::open(folder.path().join("blobs").to_str().unwrap()).unwrap();
         let world = Self { folder, store, tables, blobs };
-        let site = Site {
-            ae_titles: vec![ae("CT1"), ae("CR1")],
-            authority: "NORTH-MPI".into(),
-            ..Site::default()
-        };
+        let site =
+            Site { ae_titles: vec![ae("CT1"), ae("CR1")], authority: "NORTH-MPI".into(), ..Site::default() };
         let key = RegistryKey { tenant: tenant(), item: RegistryItem::Site("north".parse().unwrap()) };
         let mut change = world.tables.change(Cause::role("test"));
         change.create(&key, &Entry::Site(site), "put", "");
