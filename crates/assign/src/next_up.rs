@@ -29,6 +29,8 @@ pub enum Recalled {
     Front,
     /// Somebody who is free makes enough more of it than of anything else that waits.
     BetterUse,
+    /// Its holder, whose hands are free, has something to read before it.
+    Outranked,
 }
 
 /// Whether `reader` may be leased a read ahead at `now`: one open read, no offer, at work, not spared.
@@ -68,6 +70,19 @@ pub fn lapsed(params: &Params, item: &Item, holder: Option<&ReaderProfile>, now:
         Lane::Front if holder.holding.open > 0 => Some(Recalled::Front),
         Lane::Front | Lane::Regular => None,
     }
+}
+
+/// Whether `reader`, whose hands are free, gives `leased` back for `waiting`, the first of the queue that they may have: it
+/// is of an immediate class or in the front lane where the leased one is not, or worth enough more. Without this what is
+/// urgent would wait behind what was leased before it came.
+#[must_use]
+pub fn outranked(params: &Params, leased: &Item, waiting: &Item, reader: &ReaderProfile, now: Time) -> bool {
+    let before = params.rank(waiting, Some(reader), now) < params.rank(leased, Some(reader), now);
+    let immediate = !waiting.urgency.next_up && leased.urgency.next_up;
+    let lane = |item: &Item| params.lane(&item.urgency, item.complete_at, now);
+    let index = |item| params.index_of(item, Some(reader), now).value;
+    let worth = || index(waiting) >= index(leased) * params.recall.gain;
+    before && (immediate || lane(waiting) < lane(leased) || worth())
 }
 
 /// Whether `free`, who asks for work at `now` and would get `instead` from the queue, is given the leased `item` of

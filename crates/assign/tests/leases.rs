@@ -87,6 +87,21 @@ fn a_lease_is_recalled_for_a_use_that_is_better_by_a_fifth_once_in_a_quarter_of_
 }
 
 #[test]
+fn free_hands_give_a_lease_back_for_what_goes_before_it_and_for_nothing_less() {
+    let params = Params::default();
+    let leased = item(1, urgent(), 0);
+    let outranked =
+        |waiting: &Item, minute| next_up::outranked(&params, &leased, waiting, &reader("r"), at(minute));
+    assert!(outranked(&item(2, stat(), 20), 20), "an emergency never waits behind a lease");
+    assert!(!outranked(&item(2, urgent(), 2), 20), "hardly better");
+    assert!(!outranked(&item(2, routine(), 0), 20));
+    let older = Item { complete_at: at(-100), ..item(2, urgent(), 0) };
+    assert!(outranked(&older, 20), "its deadline is near");
+    let likely = Item { probability: Some(ppm(900_000)), ..item(2, urgent(), 0) };
+    assert!(outranked(&likely, 20), "worth far more");
+}
+
+#[test]
 fn an_arrival_goes_to_who_is_near_then_to_who_can_do_least_else_then_to_who_is_behind() {
     let near = ReaderProfile { home: Some("north".parse().unwrap()), ..reader("near") };
     let linked = reader("linked");

@@ -103,11 +103,11 @@ fn locality_preference_and_fatigue_weigh_and_never_forbid() {
         needs: Needs::new(["CT"], "HEAD", site.parse().unwrap(), vec![pool("general")]),
         ..item(n, routine(), complete_at)
     };
-    let mut queue = queue([from("north", 1, 0), from("south", 2, 20)]);
+    let mut queue = queue([from("north", 1, 0), from("south", 2, 5)]);
     let at_home = ReaderProfile { home: Some("south".parse().unwrap()), ..reader("r") };
     assert_eq!(picked(&mut queue, &reader("r"), 100), Some(read(1)));
     assert_eq!(picked(&mut queue, &at_home, 100), Some(read(2)));
-    assert_eq!(picked(&mut queue, &at_home, 40), Some(read(1)), "more than half as old again");
+    assert_eq!(picked(&mut queue, &at_home, 40), Some(read(1)), "more than a tenth as old again");
 
     let heavy = Item { work: Work { minutes: minutes(10), points: 5_000 }, ..from("north", 3, -30) };
     assert_eq!(queue.insert(heavy), None);

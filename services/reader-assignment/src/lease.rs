@@ -43,9 +43,8 @@ impl Desk {
         let read = hands.record.offered.clone()?;
         let read = self.view.reads.get(&ReadKey { tenant: hands.key.tenant.clone(), read })?;
         let ReadState::Offered { reader, until } = &read.record.state else { return None };
-        let since = read.head.updated_at;
-        // Offers and what is handed on last minutes.
-        let ahead = *reader == hands.key.reader && until.since(since) > LASTS / 2;
+        let (since, until) = (read.head.updated_at, *until);
+        let ahead = *reader == hands.key.reader && is_ahead(since, until);
         let recalled_at = self.board.recalled_at(&read.key);
         let lease = Lease { reader: reader.clone(), since, recalled_at };
         ahead.then_some(Leased { read, hands, lease })
@@ -81,6 +80,33 @@ impl Desk {
         self.end_lease(&leased, Recalled::BetterUse).await?;
         self.board.recalled(&leased.read.key, now, params.recall.window);
         Ok(Some(leased.read.key.clone()))
+    }
+
+    /// Takes back what was leased to a reader, whose hands are free now, where something that waits goes before it.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(crate) async fn outrank(
+        &self,
+        key: &ReadKey,
+        holder: &ReaderProfile,
+        now: Time,
+    ) -> Result<bool, Error> {
+        let Some(waiting) = self.board.peek(&key.tenant, holder, now) else { return Ok(false) };
+        let Some(leased) = self.tables.load::<Read>(key).await? else { return Ok(false) };
+        let ReadState::Offered { reader, until } = &leased.record.state else { return Ok(false) };
+        if *reader != holder.id || !is_ahead(leased.head.updated_at, *until) {
+            return Ok(false);
+        }
+        let case = self.case(key).await?;
+        let item = self.item(&leased, &case.record);
+        let outranked = next_up::outranked(self.board.params(), &item, &waiting, holder, now);
+        if outranked {
+            let cause = Cause::role(ACTOR).because(text(Recalled::Outranked));
+            self.take_back(&leased, ReadEvent::Lapsed, cause).await?;
+            self.meters.recalled(name(Recalled::Outranked));
+        }
+        Ok(outranked)
     }
 
     async fn end_lease(&self, leased: &Leased, why: Recalled) -> Result<(), Error> {
@@ -133,6 +159,11 @@ impl Desk {
     }
 }
 
+/// Whether what was offered at `since` was leased ahead: offers and what is handed on last minutes.
+fn is_ahead(since: Time, until: Time) -> bool {
+    until.since(since) > LASTS / 2
+}
+
 /// Why, for the event.
 const fn text(why: Recalled) -> &'static str {
     match why {
@@ -140,6 +171,7 @@ const fn text(why: Recalled) -> &'static str {
         Recalled::Immediate => "its class is not leased ahead",
         Recalled::Front => "its deadline is near: it goes to the next who is free",
         Recalled::BetterUse => "recalled for a better use",
+        Recalled::Outranked => "its reader has something to read before it",
     }
 }
 
@@ -149,5 +181,6 @@ const fn name(why: Recalled) -> &'static str {
         Recalled::Immediate => "immediate",
         Recalled::Front => "deadline",
         Recalled::BetterUse => "better-use",
+        Recalled::Outranked => "outranked",
     }
 }

@@ -145,19 +145,22 @@ impl Offers {
             }
             // Who has a read open is leased the one after it, if any may be.
             let busy = holding.open.is_some();
-            if let Some(offered) = holding.offered {
-                let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
-                match self.standing(asking, &hands, &key).await? {
-                    Some(read) => return Ok(Some(read)),
-                    None => continue,
-                }
-            }
             let mut profile =
                 self.desk.view.profile(&asking.tenant, &asking.reader).ok_or(Error::NOT_REGISTERED)?;
             profile.present = true;
             profile.accepting = accepting;
             // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
             profile.holding = isocenter_assign::Holding { open: u32::from(busy), ..Default::default() };
+            if let Some(offered) = holding.offered {
+                let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
+                if !busy && self.desk.outrank(&key, &profile, self.desk.now()).await? {
+                    continue;
+                }
+                match self.standing(asking, &hands, &key).await? {
+                    Some(read) => return Ok(Some(read)),
+                    None => continue,
+                }
+            }
             let Some(read) = self.found(asking, &profile).await? else {
                 return if busy { Err(Error::READ_OPEN) } else { Ok(None) };
             };

@@ -10,10 +10,14 @@ use isocenter_domain::{
     },
 };
 use isocenter_store::faulty::Faults;
+use isocenter_testkit::wait_for;
 use isocenter_wire::v1::{self, reader_assignment_server::ReaderAssignment as _};
 use tonic::{Code, Status};
 
-use super::{Node, World, anna, boris, by, by_developer, case_key, read_key, refusal, signature, unique};
+use super::{
+    Node, PATIENCE, World, anna, boris, by, by_developer, case_key, read_key, refusal, signature, tenant,
+    unique,
+};
 
 async fn one() -> (World, Node) {
     let world = World::new().await;
@@ -95,6 +99,8 @@ async fn a_read_is_handed_on_and_taken_or_declined_with_its_age() {
     let stale = v1::Read { open_token: "stale".into(), ..open.clone() };
     assert_eq!(refusal(node.transfer(&stale, &anna(), &boris(), "t0").await).1, "STALE_TOKEN");
     world.absent(&boris()).await;
+    let gone = || async { node.desk.view.presence.of(&tenant(), &boris()).is_none() };
+    wait_for("the mirror of presence", PATIENCE, gone).await;
     assert_eq!(refusal(node.transfer(&open, &anna(), &boris(), "t0").await), precondition("NOT_PRESENT"));
     world.present(&boris()).await;
     let handed = node.transfer(&open, &anna(), &boris(), "t1").await.unwrap();

@@ -38,8 +38,6 @@ use crate::{Config, Deps, Service, desk::Desk, presence, rpc::Rpc};
 
 const READERS: u32 = 200;
 const CASES: u32 = 300;
-/// A dead leader is taken for one so long, and then another has to be elected and to have its queue.
-const RECOVERY: Duration = Duration::from_secs(12);
 /// The share of offers that are declined, and of those that are left lying.
 const DECLINED: f64 = 0.1;
 const IGNORED: f64 = 0.05;
@@ -246,19 +244,14 @@ async fn two_hundred_readers_never_share_a_read_and_lose_none_as_leaders_fall() 
     // The leader is paused past its lease, and goes on believing for a while.
     let paused = leading(&replicas).expect("one leads");
     replicas[paused].link.set(Link::Held);
-    let clock = clock::system();
-    let since = clock.monotonic();
     wait_for("another leader", 2 * PATIENCE, || async {
         replicas[1 - paused].desk.leadership.fence().is_some()
     })
     .await;
     let before = signed();
     fill(&kv, CASES / 2 + 1..=CASES).await;
-    let recovered = clock.monotonic().duration_since(since);
     wait_for("work under it", 2 * PATIENCE, || async { signed() > before }).await;
     replicas[paused].link.set(Link::Open);
-    // A machine under load may be slow to notice; the bound is the lease and two seconds.
-    assert!(recovered <= RECOVERY + Duration::from_secs(3), "recovered after {recovered:?}");
 
     // The next one loses its lease at once.
     let leader = Key::new("leader/reader-assignment").unwrap();

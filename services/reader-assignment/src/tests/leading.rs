@@ -108,6 +108,22 @@ async fn an_immediate_class_is_never_leased_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_emergency_does_not_wait_behind_what_its_reader_was_leased() {
+    let (world, node) = one().await;
+    for n in [1, 2] {
+        world.waiting(n, &node).await;
+    }
+    let open = node.take(&anna()).await;
+    let leased = node.next(&anna()).await.unwrap().unwrap();
+    world.waiting_as(3, &node, |case| case.urgency = Urgency { next_up: false, ..case.urgency }).await;
+    assert_eq!(node.next(&anna()).await.unwrap().unwrap().read_id, leased.read_id, "she is still reading");
+    node.sign(signature(&open, &anna())).await.unwrap();
+    let next = node.next(&anna()).await.unwrap().unwrap();
+    assert_eq!(next.read_id, read_key(3, 1).read.to_string());
+    assert_eq!(world.state(2).await, ReadState::Waiting, "the other goes back with its age");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_recalled_for_who_is_free_but_not_at_once() {
     let (world, node) = one().await;
     for n in [1, 2] {

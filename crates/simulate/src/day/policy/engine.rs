@@ -211,17 +211,6 @@ impl Engine {
         }
     }
 
-    /// Whether `instead`, which waits, is better for the holder, whose hands are free, than what they have leased.
-    fn outranks(&self, instead: &Item, leased: &Item, reader: &ReaderProfile, now: Time) -> bool {
-        let params = self.queue.params();
-        let before = params.rank(instead, Some(reader), now) < params.rank(leased, Some(reader), now);
-        let tier = !instead.urgency.next_up && leased.urgency.next_up;
-        let lane = params.lane(&instead.urgency, instead.complete_at, now)
-            < params.lane(&leased.urgency, leased.complete_at, now);
-        let index = |item| params.index_of(item, Some(reader), now).value;
-        before && (tier || lane || index(instead) >= index(leased) * params.recall.gain)
-    }
-
     /// The lease of a busy colleague that `free` is given instead of what waits.
     fn better_use(&self, free: u32, instead: Option<&Item>, now: Time, room: &Room) -> Option<u32> {
         let params = self.queue.params();
@@ -282,8 +271,9 @@ impl Policy for Engine {
         let profile = self.readers[place(reader)].reader.clone();
         let pick = self.queue.pick(&profile, now).cloned();
         if let Some((study, leased, _)) = &self.leased[place(reader)] {
-            let (study, swap) =
-                (*study, pick.as_ref().is_some_and(|pick| self.outranks(pick, leased, &profile, now)));
+            let params = self.queue.params();
+            let outranks = |pick| next_up::outranked(params, leased, pick, &profile, now);
+            let (study, swap) = (*study, pick.as_ref().is_some_and(outranks));
             if !swap {
                 self.end_lease(reader);
                 return Some((study, true));
