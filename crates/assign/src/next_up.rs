@@ -51,6 +51,13 @@ pub fn may_lease(reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
     if reader.is_spared() { Err(Rejection::Spared) } else { Ok(()) }
 }
 
+/// Whether `item` may be leased at `now`: not of an immediate class, and not in the front lane, which is for the next who is
+/// free.
+#[must_use]
+pub fn may_wait(params: &Params, item: &Item, now: Time) -> bool {
+    item.urgency.next_up && params.lane(&item.urgency, item.complete_at, now) != Lane::Front
+}
+
 /// Whether the lease of `item` ends at `now` whoever else may want it: its holder cannot have it any more, or it may
 /// not be leased any more. `holder` is `None` where the registry no longer knows them.
 #[must_use]

@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use isocenter_blobs::{BlobPath, path};
 use isocenter_dimse::part10::{FileMeta, MAX_META};
 use isocenter_domain::{
+    Kinded as _,
     document::{Images, Manifest, Segment},
     key::{IntakeKey, StudyKey},
     record::{
@@ -20,7 +21,7 @@ use isocenter_domain::{
 };
 use isocenter_reconcile::Queue;
 use isocenter_runtime::{task::chain, telemetry::trace::new_trace};
-use isocenter_store::table::{Cause, Mirrors, Stored, TableError};
+use isocenter_store::table::{Cause, Mirrors, Stored};
 use isocenter_wire::document::Stored as _;
 use parking_lot::Mutex;
 
@@ -82,7 +83,8 @@ impl Adopter {
         let mut last: Option<(StudyKey, Vec<Digest>)> = None;
         while let Some(entry) = entries.next().await {
             let Some((key, digest)) = named(&entry?.path) else { continue };
-            if key.node != self.intakes.node || intakes.get(&key).is_some() {
+            let named = |intake: Arc<Stored<Intake>>| intake.record.segment == Some(digest);
+            if key.node != self.intakes.node || intakes.get(&key).is_some_and(named) {
                 continue;
             }
             let study = StudyKey { tenant: key.tenant, study: key.study };
@@ -126,9 +128,13 @@ impl Adopter {
         let Some(digests) = self.found.lock().get(study).cloned() else { return Ok(()) };
         match self.adopt(study, &digests).await {
             Ok(true) => tracing::warn!("images of which no record told are taken up again"),
-            // Another writer of the study was first: it is known.
-            Ok(false) | Err(Error::Table(TableError::Conflict)) => {}
-            Err(e) => return Err(e),
+            Ok(false) => {}
+            // Another writer of the study was first; what it did not know of is looked for again.
+            Err(e) if e.is_retryable() => return Err(e),
+            // What cannot be read now cannot be read later. It must not hold up the images that still arrive.
+            Err(e) => {
+                tracing::error!(error = %chain(&e), "a segment of which no record tells cannot be used")
+            }
         }
         self.found.lock().remove(study);
         Ok(())
@@ -137,17 +143,29 @@ impl Adopter {
     async fn adopt(&self, study: &StudyKey, digests: &[Digest]) -> Result<bool, Error> {
         let tables = &self.intakes.tables;
         let key = self.intakes.key(study);
-        if tables.load::<Intake>(&key).await?.is_some() {
-            return Ok(false);
-        }
+        let known = tables.load::<Intake>(&key).await?;
         let live = tables.load::<Study>(study).await?;
-        let images = self.images(study, digests).await?;
+        let mut images = self.images(study, digests).await?;
+        if let Some(known) = &known {
+            // Made meanwhile, or put back as it was earlier: it may name a segment that was replaced, or none.
+            let listed = match &known.record.segment {
+                Some(named) => self.images(study, &[*named]).await?,
+                None => Images::default(),
+            };
+            let all = plan::merge(Some(&listed), vec![self.segment(study, images)]);
+            if !all.news {
+                return Ok(false);
+            }
+            images = all.images;
+        }
         let mut change =
             tables.change(Cause::role(ROLE).because("images of which no record told lie in blobs"));
         let trace = match &live {
             Some(live) if !self.lacks(live, &images).await? => return Ok(false),
             Some(live) => live.head.trace.clone(),
             None if self.intakes.was_closed(study).await? => return Ok(false),
+            // Its own study comes with it, or is about to.
+            None if known.is_some() => String::new(),
             None => {
                 let Some(origin) = self.origin(study, &images).await? else { return Ok(false) };
                 let trace = new_trace();
@@ -159,9 +177,12 @@ impl Adopter {
         let Listed { segment, stored, bytes, quarantined } =
             put_segment(&self.intakes, study, images).await?;
         let last_at = change.now();
-        let intake =
-            Intake { stored, bytes, quarantined, last_at, segment: Some(segment), ..Intake::default() };
-        change.create(&key, &intake, "opened", &trace);
+        let before = known.as_ref().map(|known| known.record.clone()).unwrap_or_default();
+        let intake = Intake { stored, bytes, quarantined, last_at, segment: Some(segment), ..before };
+        match &known {
+            Some(known) => change.update(known, &intake, "counted"),
+            None => change.create(&key, &intake, "opened", &trace),
+        }
         change.commit().await?;
         Ok(true)
     }
@@ -171,7 +192,12 @@ impl Adopter {
         let mut segments = Vec::new();
         for digest in digests {
             let path = path::segment(&study.tenant, &study.study, &self.intakes.node, digest);
-            let bytes = self.intakes.blobs.get_checked(&path, digest).await?;
+            let bytes = match self.intakes.blobs.get_checked(&path, digest).await {
+                Ok(bytes) => bytes,
+                // One that was replaced is deleted; what it listed is in the one that replaced it.
+                Err(isocenter_blobs::Error::NotFound(_)) => continue,
+                Err(e) => return Err(e.into()),
+            };
             let segment = Segment::decode(&bytes);
             segments.push(segment.map_err(|source| Error::Document { what: "a segment", source })?);
         }
@@ -181,14 +207,18 @@ impl Adopter {
     /// Whether the last revision of a study lacks some of these images.
     async fn lacks(&self, live: &Stored<Study>, images: &Images) -> Result<bool, Error> {
         let Some(digest) = live.record.manifest else { return Ok(true) };
-        let StudyKey { tenant, study } = &live.key;
-        let path = path::manifest(tenant, study, live.record.revision);
+        let StudyKey { tenant, study: uid } = &live.key;
+        let path = path::manifest(tenant, uid, live.record.revision);
         let bytes = self.intakes.blobs.get_checked(&path, &digest).await?;
         let manifest = Manifest::decode(&bytes);
         let manifest = manifest.map_err(|source| Error::Document { what: "a manifest", source })?;
-        let node = self.intakes.node.clone();
-        let segment = Segment { study: study.clone(), node, images: images.clone() };
+        let segment = self.segment(&live.key, images.clone());
         Ok(plan::merge(Some(&manifest.images), vec![segment]).news)
+    }
+
+    /// These images as a segment of this node's.
+    fn segment(&self, study: &StudyKey, images: Images) -> Segment {
+        Segment { study: study.study.clone(), node: self.intakes.node.clone(), images }
     }
 
     /// Who sent the study, as one of its files says, and whose device that is. `None` where nobody knows it: a site has to be

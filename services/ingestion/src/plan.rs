@@ -126,6 +126,9 @@ pub(crate) fn images_of(header: Header, file: File, authority: &str) -> Images {
     }
 }
 
+/// Clocks that differ by less are waited for: the quiet period is then longer by as much.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// When a study is looked at again, or that it is whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Completion {
@@ -146,7 +149,7 @@ pub(crate) enum Completion {
 /// with what is there; a node that is not settled then is named as a doubt. A study of which no node lists anything is not
 /// whole, unless a node is in doubt: what that one put into blobs it may not have come to list.
 ///
-/// A time that is further ahead than the wait that is reckoned from it was written by a clock that had jumped: it says
+/// A time that is further ahead than that wait, and than clocks differ, was written by a clock that had jumped: it says
 /// nothing, and nobody waits for it to come true.
 pub(crate) fn complete(
     study: &Study,
@@ -155,7 +158,7 @@ pub(crate) fn complete(
     quiet: Duration,
     max_assembly: Duration,
 ) -> Completion {
-    let over = |since: Time, wait: Duration| now >= since.plus(wait) || since > now.plus(wait);
+    let over = |since: Time, wait: Duration| now >= since.plus(wait) || since > now.plus(wait.max(SKEW));
     let bound = study.first_received_at.plus(max_assembly);
     let past = over(study.first_received_at, max_assembly);
     match doubt(intakes) {

@@ -1,5 +1,7 @@
 //! Second opinions and consultations: reads that somebody asks for.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use isocenter_domain::{
     Time,
@@ -56,6 +58,9 @@ impl Desk {
             if let ReadKind::SecondOpinion { of } = kind {
                 may_be_asked_on(reads.get(&of))?;
             }
+            if kind == ReadKind::Consultation && is_blinded(&reads) {
+                return Err(Error::BLINDED);
+            }
             let n = reads.keys().max().map_or(1, |last| last + 1);
             // Read 1 is the case's own, and made by its own rule.
             if n == 1 {
@@ -101,6 +106,13 @@ impl Desk {
         change.commit().await?;
         Ok(key)
     }
+}
+
+/// Whether two blinded reads have not come to a report: an answer beside them would tell one reader what the other says.
+fn is_blinded(reads: &BTreeMap<u32, Stored<Read>>) -> bool {
+    let of_record = || reads.values().map(|read| &read.record).filter(|read| read.kind.is_of_record());
+    let pair = of_record().any(|read| matches!(read.kind, ReadKind::Blinded { .. }));
+    pair && !of_record().any(|read| read.released() > 0)
 }
 
 /// An opinion is on what the case's own readers say.

@@ -83,6 +83,11 @@ impl Error {
         reason: "READ_OPEN",
         why: "the reader has a read open; sign, return or set it aside first",
     };
+    /// What was leased ahead went back to the queue for something that goes before it.
+    pub(crate) const OUTRANKED: Self = Self::Refused {
+        reason: "OUTRANKED",
+        why: "something that goes before it came since it was leased ahead; ask for the next read",
+    };
     /// The reader's workstation gives no sign of life.
     pub(crate) const NOT_PRESENT: Self = Self::Refused {
         reason: "NOT_PRESENT",

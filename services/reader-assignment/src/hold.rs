@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use isocenter_assign::{Rejection, filter};
+use isocenter_assign::{Exclusion, Rejection, filter};
 use isocenter_domain::{
     id::{ReaderId, StudyUid},
     key::ReadKey,
     record::{
         case::{Case, CaseState},
         read::{Holding, Read, ReadEvent, ReadState, ReturnReason, SuspendReason},
-        registry::Grade,
+        registry::{Grade, Reader},
         report::StudyRevision,
         study::Study,
     },
@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 use crate::{
     desk::{ATTEMPTS, Desk},
     error::Error,
+    lease,
     plan::{apart, item},
 };
 
@@ -91,6 +92,7 @@ impl Desk {
         if hands.holding().open.is_some_and(|open| open != ask.key.read) {
             return Err(Error::READ_OPEN);
         }
+        self.not_outranked(ask, read, &hands.holding()).await?;
         let studies = self.studies(&ask.key.tenant, &case.record).await?;
         let (reader, token) = (ask.reader.clone(), random::token());
         let (cause, event) = match (taken, by_name) {
@@ -105,8 +107,11 @@ impl Desk {
             }
         };
         let mut change = self.tables.change(cause);
-        if taken != Taken::Again {
-            self.still_qualified(&ask.reader, read, &case, &mut change).await?;
+        match taken {
+            Taken::Offered | Taken::ByName => {
+                self.still_qualified(&ask.reader, read, &case, &mut change).await?;
+            }
+            Taken::Again => self.still_licensed(&ask.reader, read, &case, &mut change).await?,
         }
         self.apply(&mut change, read, &[&hands], event)?;
         change.unchanged(&case);
@@ -120,6 +125,18 @@ impl Desk {
             Taken::Again => {}
         }
         Ok(())
+    }
+
+    /// What was leased ahead is not begun while something waits that goes before it, whichever call it is begun by.
+    async fn not_outranked(&self, ask: &Ask, read: &Stored<Read>, holding: &Holding) -> Result<(), Error> {
+        let ReadState::Offered { until, .. } = &read.record.state else { return Ok(()) };
+        if holding.open.is_some() || !lease::is_ahead(read.head.updated_at, *until) {
+            return Ok(());
+        }
+        let mut profile = self.view.profile(&ask.key.tenant, &ask.reader).ok_or(Error::NOT_REGISTERED)?;
+        (profile.present, profile.accepting) = (true, true);
+        profile.holding = isocenter_assign::Holding::default();
+        if self.outrank(&ask.key, &profile, self.now()).await? { Err(Error::OUTRANKED) } else { Ok(()) }
     }
 
     /// The hard filters once more, on the registry and the other reads of the case as they are; the change rests on their
@@ -146,12 +163,32 @@ impl Desk {
         }
         let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
         filter::openable(&item, &profile, self.now()).map_err(Error::Rejected)?;
+        has_no_interest(&registered, &case.record)?;
         change.unchanged(&entry);
         for (m, other) in &stored {
             if apart::apart((n, &read.record), (*m, &other.record)).is_some() {
                 change.unchanged(other);
             }
         }
+        Ok(())
+    }
+
+    /// The filters that do not pass by themselves, for who takes up again what he has had open: a licence may have ended or an
+    /// interest been declared since. Shifts and loads do not count: who has begun may finish.
+    async fn still_licensed(
+        &self,
+        reader: &ReaderId,
+        read: &Stored<Read>,
+        case: &Stored<Case>,
+        change: &mut Change<'_>,
+    ) -> Result<(), Error> {
+        let (entry, registered) = self.registered(&case.key.tenant, reader).await?;
+        let mut item = self.item(read, &case.record);
+        item.excluded.clear();
+        let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
+        filter::qualified(&item, &profile, self.now()).map_err(Error::Rejected)?;
+        has_no_interest(&registered, &case.record)?;
+        change.unchanged(&entry);
         Ok(())
     }
 
@@ -266,6 +303,12 @@ impl Desk {
         }
         Err(last)
     }
+}
+
+/// Whether the registry as it is names no interest of the reader's in the patient; the mirrors may not know of it yet.
+fn has_no_interest(reader: &Reader, case: &Case) -> Result<(), Error> {
+    let interest = case.patient.is_some_and(|patient| reader.conflicts.patients.contains(&patient));
+    if interest { Err(Error::Rejected(Rejection::Excluded(Exclusion::Conflict))) } else { Ok(()) }
 }
 
 /// How a read comes into a reader's hands.

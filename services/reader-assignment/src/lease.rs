@@ -77,7 +77,12 @@ impl Desk {
         let leases = self.leases(Some(tenant)).into_iter().filter(|leased| busy(leased) && rested(leased));
         let best = leases.filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, leased)) = best else { return Ok(None) };
-        self.end_lease(&leased, Recalled::BetterUse).await?;
+        match self.end_lease(&leased, Recalled::BetterUse).await {
+            Ok(()) => {}
+            // Somebody was first with it; other reads wait.
+            Err(e) if e.is_worth_rereading() => return Ok(None),
+            Err(e) => return Err(e),
+        }
         self.board.recalled(&leased.read.key, now, params.recall.window);
         Ok(Some(leased.read.key.clone()))
     }
@@ -99,12 +104,16 @@ impl Desk {
             return Ok(false);
         }
         let case = self.case(key).await?;
-        let item = self.item(&leased, &case.record);
+        let item = self.view.item(key, &leased.record, &case.record);
         let outranked = next_up::outranked(self.board.params(), &item, &waiting, holder, now);
         if outranked {
             let cause = Cause::role(ACTOR).because(text(Recalled::Outranked));
-            self.take_back(&leased, ReadEvent::Lapsed, cause).await?;
-            self.meters.recalled(name(Recalled::Outranked));
+            match self.take_back(&leased, ReadEvent::Lapsed, cause).await {
+                Ok(()) => self.meters.recalled(name(Recalled::Outranked)),
+                // Whatever became of it meanwhile is seen by who looks again.
+                Err(e) if e.is_worth_rereading() => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(outranked)
     }
@@ -160,7 +169,7 @@ impl Desk {
 }
 
 /// Whether what was offered at `since` was leased ahead: offers and what is handed on last minutes.
-fn is_ahead(since: Time, until: Time) -> bool {
+pub(crate) fn is_ahead(since: Time, until: Time) -> bool {
     until.since(since) > LASTS / 2
 }
 

@@ -219,7 +219,9 @@ impl Desk {
             }
         }
         let barred = self.view.barred(key, &read.record);
-        let readers = profiles.iter().map(|profile| {
+        // To a reader only what stands against himself: of a review the one who is passed over is whose report it is.
+        let asked_of = profiles.iter().filter(|profile| viewer.is_none_or(|viewer| profile.id == *viewer));
+        let readers = asked_of.map(|profile| {
             let rejections = filter::rejections(&item, profile, now);
             // Whose report is reviewed, or who has the other read of a pair, is for no reader to know.
             let why = barred.get(&profile.id).filter(|_| viewer.is_none());

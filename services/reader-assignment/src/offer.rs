@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isocenter_assign::{Item, ReaderProfile, filter, next_up};
+use isocenter_assign::{Item, Params, ReaderProfile, filter, next_up};
 use isocenter_domain::{
     Time,
     id::{ReaderId, TenantId},
@@ -334,7 +334,7 @@ fn may_have(item: &Item, profile: &ReaderProfile, now: Time) -> bool {
     if profile.holding.open == 0 {
         return filter::eligible(item, profile, now).is_ok();
     }
-    let leased = next_up::may_lease(profile, now).is_ok() && item.urgency.next_up;
+    let leased = next_up::may_lease(profile, now).is_ok() && next_up::may_wait(&Params::default(), item, now);
     leased && filter::qualified(item, profile, now).is_ok()
 }
 

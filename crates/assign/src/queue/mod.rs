@@ -149,7 +149,9 @@ impl Queue {
     /// [`next_up::may_lease`] allows it. It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
-        self.first(reader, now, |tag| tag.next_up)
+        let read = self.first(reader, now, |tag| tag.next_up)?.read.clone();
+        // The front lane goes first: where its first read is in it, nothing of it is leased, and the rest waits a moment.
+        self.get(&read).filter(|item| next_up::may_wait(&self.params, item, now))
     }
 
     /// The place of `read` in the whole queue at `now`, from 1. Looks at every read.

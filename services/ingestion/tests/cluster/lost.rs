@@ -3,10 +3,13 @@
 use isocenter_blobs::path;
 use isocenter_domain::{
     key::{IntakeKey, StudyKey},
-    record::study::Study,
+    record::{intake::Intake, study::Study},
 };
 use isocenter_peers::synthetic::StudyKind;
-use isocenter_store::{Kv as _, Op, Txn, table::store_key};
+use isocenter_store::{
+    Kv as _, Op, Txn,
+    table::{Cause, store_key},
+};
 use isocenter_testkit::wait_for;
 
 use super::all;
@@ -73,4 +76,31 @@ async fn a_study_that_the_store_has_lost_is_taken_up_by_every_node_that_has_imag
     a.stop().await;
     b.stop().await;
     assert_eq!(world.tables.load::<Study>(lost).await.unwrap(), before);
+}
+
+/// As where an association was first with the records, or where the store was put back to when the intake named another
+/// segment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_an_intake_does_not_name_are_taken_up_too() {
+    let world = World::new().await;
+    let a = world.node("a").await;
+    let (key, files) = made(84, StudyKind::CtHead);
+    a.sends(&files).await;
+    wait_for("the whole study", SOON, async || world.has(&key, &all(&files)).await).await;
+    wait_for("a settled intake", SOON, async || {
+        world.intake(&key, &a.id).await.is_some_and(|intake| intake.settled())
+    })
+    .await;
+    let intake = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: a.id.clone() };
+    forget(&world, &key, &[&a]).await;
+    a.stop().await;
+    let mut change = world.tables.change(Cause::role("test"));
+    let study = Study::receiving("north".parse().unwrap(), "CT1".parse().unwrap(), change.now());
+    change.create(&key, &study, "received", "");
+    change.create(&intake, &Intake::default(), "opened", "");
+    change.commit().await.unwrap();
+
+    let a = world.node("a").await;
+    wait_for("the whole study again", SOON, async || world.has(&key, &all(&files)).await).await;
+    a.stop().await;
 }

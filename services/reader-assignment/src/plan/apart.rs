@@ -52,6 +52,10 @@ pub(crate) fn barred(n: u32, reads: &BTreeMap<u32, &Read>) -> BTreeMap<ReaderId,
     for (m, other) in reads {
         if let Some(why) = apart((n, read), (*m, other)) {
             barred.extend(readers(other).map(|reader| (reader.clone(), why)));
+            // Who had the other of the pair in hand and gave it away can still ask what became of it.
+            if why == Barred::Blinded {
+                barred.extend(other.returns.iter().map(|back| (back.reader.clone(), why)));
+            }
         }
     }
     barred

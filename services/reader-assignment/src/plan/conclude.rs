@@ -120,7 +120,8 @@ impl Among<'_> {
 
     fn opinion(&self, said: &Said, of: u32) -> Result<Concluded, Error> {
         let first = self.reads.get(&of);
-        let reported = first.is_some_and(|read| read.preliminary.is_some() || read.concluded().is_some());
+        // What is preliminary is made final by an attending, who sees this opinion; it is not corrected.
+        let reported = first.is_some_and(|read| read.concluded().is_some());
         let conclusion = if reported {
             said.only(["agreement"])?;
             let why =

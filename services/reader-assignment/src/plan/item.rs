@@ -1,6 +1,6 @@
 //! A read as the queue sees it, a reader as the queue sees one, and the order of the worklist.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use isocenter_assign::{
     Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
@@ -10,7 +10,7 @@ use isocenter_domain::{
     id::{ReadId, ReaderId},
     record::{
         case::Case,
-        read::Read,
+        read::{Read, ReadKind},
         registry::{Grade, Reader, Sites as Registered},
     },
 };
@@ -27,7 +27,7 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
     Item {
         read: id.clone(),
         class: case.class.clone(),
-        urgency: Urgency { target: due_at(read, case).since(complete_at), ..urgency(case) },
+        urgency: weighs(read, case),
         complete_at,
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
         probability: p.and_then(|p| Ppm::of(p).ok()),
@@ -68,6 +68,34 @@ pub(crate) fn urgency(case: &Case) -> Urgency {
         next_up: of_class.next_up,
     }
 }
+
+/// What a read weighs. What stands beside the case's own report is not as urgent as the case: a review of an emergency is no
+/// emergency, and what somebody asks for goes by when he wants it.
+fn weighs(read: &Read, case: &Case) -> Urgency {
+    let target = due_at(read, case).since(read.waiting_since);
+    let beside = |weight, target| Urgency {
+        target,
+        weight,
+        critical: 0,
+        prior: Ppm::from_parts(0).unwrap_or(Ppm::ONE),
+        next_up: true,
+    };
+    match read.kind {
+        ReadKind::Primary
+        | ReadKind::Blinded { .. }
+        | ReadKind::Arbitration { .. }
+        | ReadKind::Discrepancy { .. } => Urgency { target, ..urgency(case) },
+        ReadKind::SecondOpinion { .. } | ReadKind::Consultation => beside(ASKED, target.max(SOONEST)),
+        ReadKind::Review { .. } => beside(REVIEW, target),
+    }
+}
+
+/// What an opinion or a consultation weighs: as a class whose deadline is four hours.
+const ASKED: u32 = 60;
+/// Whoever asks for an answer sooner is not answered before who waits for a first report.
+const SOONEST: Duration = Duration::from_secs(30 * 60);
+/// What a review weighs: it waits for whatever somebody else waits for.
+const REVIEW: u32 = 1;
 
 /// When a read should be signed.
 pub(crate) fn due_at(read: &Read, case: &Case) -> Time {

@@ -124,6 +124,21 @@ async fn an_emergency_does_not_wait_behind_what_its_reader_was_leased() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_not_opened_past_an_emergency() {
+    let (world, node) = one().await;
+    for n in [1, 2] {
+        world.waiting(n, &node).await;
+    }
+    let open = node.take(&anna()).await;
+    let leased = node.next(&anna()).await.unwrap().unwrap();
+    world.waiting_as(3, &node, |case| case.urgency = Urgency { next_up: false, ..case.urgency }).await;
+    node.sign(signature(&open, &anna())).await.unwrap();
+    assert_eq!(refusal(node.open(&leased.read_id, &anna(), "r").await).1, "OUTRANKED");
+    let next = node.next(&anna()).await.unwrap().unwrap();
+    assert_eq!(next.read_id, read_key(3, 1).read.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_recalled_for_who_is_free_but_not_at_once() {
     let (world, node) = one().await;
     for n in [1, 2] {

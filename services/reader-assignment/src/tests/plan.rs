@@ -16,7 +16,11 @@ use isocenter_domain::{
 use proptest::prelude::*;
 
 use super::{anna, boris, case, case_id, complete, uid};
-use crate::plan::{Action, Plan, Presence, Situation, item, plan};
+use crate::plan::{
+    Action, Plan, Presence, Situation,
+    apart::{self, Barred},
+    item, plan,
+};
 
 fn decide(case: &Case, reads: &[&Read], studies: &[(StudyUid, Study)], present: Presence) -> Plan {
     let numbered = (1..).zip(reads.iter().copied());
@@ -152,6 +156,28 @@ fn who_returned_a_read_is_not_offered_it_again() {
     let item = item::item(&id, &read, &case(&[1]), None);
     assert_eq!(item.excluded, BTreeMap::from([(boris(), Exclusion::Returned)]));
     assert_eq!((item.complete_at, item.waiting_since), (Time(1), Time(9)));
+}
+
+#[test]
+fn what_stands_beside_an_emergency_is_none() {
+    let urgency = Urgency { weight: 180, critical: 20, prior_ppm: 200_000, next_up: false };
+    let case = Case { urgency, ..case(&[1]) };
+    let id = |n| isocenter_domain::id::ReadId { case: case_id(1), n };
+    let item = |kind| item::item(&id(2), &Read::waiting(kind, Time(1)), &case, None).urgency;
+    assert!(!item(ReadKind::Primary).next_up && !item(ReadKind::Arbitration { of: 1, with: 2 }).next_up);
+    for kind in [ReadKind::Review { of: 1 }, ReadKind::SecondOpinion { of: 1 }, ReadKind::Consultation] {
+        let beside = item(kind);
+        assert!(beside.next_up && beside.weight < 180 && beside.critical == 0, "{beside:?}");
+    }
+}
+
+#[test]
+fn who_had_one_of_two_blinded_reads_in_hand_does_not_get_the_other() {
+    let mut first = Read::waiting(ReadKind::Blinded { with: 2 }, Time(1));
+    first.returns.push(Return { reader: boris(), reason: ReturnReason::Interrupted, at: Time(9) });
+    let second = Read::waiting(ReadKind::Blinded { with: 1 }, Time(1));
+    let barred = apart::barred(2, &BTreeMap::from([(1, &first), (2, &second)]));
+    assert_eq!(barred, BTreeMap::from([(boris(), Barred::Blinded)]));
 }
 
 proptest! {
