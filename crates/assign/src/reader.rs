@@ -201,6 +201,12 @@ impl ReaderProfile {
         }
     }
 
+    /// The same reader, present, with nothing in hand but `open` reads that are open.
+    #[must_use]
+    pub fn at_hand(self, accepting: bool, open: u32) -> Self {
+        Self { present: true, accepting, holding: Holding { open, ..Holding::default() }, ..self }
+    }
+
     /// Whether the soft bound of the shift is passed.
     #[must_use]
     pub fn is_spared(&self) -> bool {

@@ -10,7 +10,7 @@ use isocenter_domain::{
     access::{Action, Principal, authorize},
     document::{Manifest, ReportBody},
     id::{InvalidId, ReadId, StudyUid, TenantId},
-    key::{ReportKey, StudyKey},
+    key::{self, ReadKey, ReportKey, StudyKey},
     record::{report::Report, study::Study},
     refs::Digest,
 };
@@ -235,7 +235,7 @@ impl Archive for Rpc {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let caller = allowed(&request, &Action::Observe)?;
         let request = request.into_inner();
-        let key = StudyKey { tenant: caller.tenant, study: study(&request.study_instance_uid)? };
+        let key = StudyKey { tenant: caller.tenant.clone(), study: study(&request.study_instance_uid)? };
         let size = page_size(request.page_size)?;
         let after = page_after(&request.page_token, |parts| match parts {
             [ord, record, seq, op] => {
@@ -247,7 +247,8 @@ impl Archive for Rpc {
         let next_page_token = cut(&mut found, size, |last| {
             vec![last.ord.to_string(), last.key.clone(), last.seq.to_string(), last.op_id.clone()]
         });
-        let events = found.into_iter().map(event).collect();
+        let tells_who = authorize(&caller, &Action::Operate, &caller.tenant).is_ok();
+        let events = found.into_iter().map(|row| event(row, tells_who)).collect();
         Ok(Response::new(v1::ListEventsResponse { events, next_page_token }))
     }
 
@@ -359,7 +360,14 @@ pub(crate) fn page_after<T>(token: &str, read: impl Fn(&[&str]) -> Option<T>) ->
     place.map(Some).ok_or_else(|| Answer::invalid("page_token", "is not from an earlier answer").status())
 }
 
-fn event(row: EventRow) -> v1::Event {
+/// An event for who may know who read, or for who may not: one of two blinded readers, or who is reviewed.
+fn event(row: EventRow, tells_who: bool) -> v1::Event {
+    let of_a_read = key::parse::<ReadKey>(&row.key).is_some() || key::parse::<ReportKey>(&row.key).is_some();
+    let row = if tells_who || !of_a_read {
+        row
+    } else {
+        EventRow { actor: String::new(), reason: String::new(), ..row }
+    };
     v1::Event {
         key: row.key,
         seq: row.seq,

@@ -149,6 +149,11 @@ impl Error {
         reason: "NOT_HELD",
         why: "the read is neither offered to this reader nor open with him",
     };
+    /// Somebody holds what was to be handed out of the queue.
+    pub(crate) const HELD: Self = Self::Refused {
+        reason: "HELD",
+        why: "somebody holds the read; name the reader from whom it is taken",
+    };
     /// The case is closed or one of its studies is.
     pub(crate) const CLOSED: Self =
         Self::Refused { reason: "CLOSED", why: "the case is closed; reopen it first" };

@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use isocenter_assign::{Exclusion, Rejection, filter};
+use isocenter_assign::{Exclusion, Item, ReaderProfile, Rejection, filter};
 use isocenter_domain::{
+    Time,
     id::{ReaderId, StudyUid},
     key::ReadKey,
     record::{
         case::{Case, CaseState},
         read::{Holding, Read, ReadEvent, ReadState, ReturnReason, SuspendReason},
-        registry::{Grade, Reader},
+        registry::{Entry, Grade, Reader},
         report::StudyRevision,
         study::Study,
     },
@@ -111,7 +112,13 @@ impl Desk {
             Taken::Offered | Taken::ByName => {
                 self.still_qualified(&ask.reader, read, &case, &mut change).await?;
             }
-            Taken::Again => self.still_licensed(&ask.reader, read, &case, &mut change).await?,
+            // Shifts and loads do not count: who has begun may finish.
+            Taken::Again => {
+                let registered = self.registered(&case.key.tenant, &ask.reader).await?;
+                let item = self.item(read, &case.record);
+                self.permitted(&registered, &item, &case.record, filter::continuable)?;
+                change.unchanged(&registered.0);
+            }
         }
         self.apply(&mut change, read, &[&hands], event)?;
         change.unchanged(&case);
@@ -133,9 +140,8 @@ impl Desk {
         if holding.open.is_some() || !lease::is_ahead(read.head.updated_at, *until) {
             return Ok(());
         }
-        let mut profile = self.view.profile(&ask.key.tenant, &ask.reader).ok_or(Error::NOT_REGISTERED)?;
-        (profile.present, profile.accepting) = (true, true);
-        profile.holding = isocenter_assign::Holding::default();
+        let profile = self.view.profile(&ask.key.tenant, &ask.reader).ok_or(Error::NOT_REGISTERED)?;
+        let profile = profile.at_hand(true, 0);
         if self.outrank(&ask.key, &profile, self.now()).await? { Err(Error::OUTRANKED) } else { Ok(()) }
     }
 
@@ -148,7 +154,7 @@ impl Desk {
         case: &Stored<Case>,
         change: &mut Change<'_>,
     ) -> Result<(), Error> {
-        let (entry, registered) = self.registered(&case.key.tenant, reader).await?;
+        let registered = self.registered(&case.key.tenant, reader).await?;
         let stored = self.reads(&case.key).await?;
         let n = read.key.read.n;
         let mut reads: BTreeMap<u32, &Read> = stored.iter().map(|(m, other)| (*m, &other.record)).collect();
@@ -158,13 +164,11 @@ impl Desk {
         if let Some(why) = item.excluded.get(reader) {
             return Err(Error::Rejected(Rejection::Excluded(*why)));
         }
-        if registered.grade == Grade::Resident && read.record.needs_attending() {
+        if registered.1.grade == Grade::Resident && read.record.needs_attending() {
             return Err(Error::ATTENDING_ONLY);
         }
-        let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
-        filter::openable(&item, &profile, self.now()).map_err(Error::Rejected)?;
-        has_no_interest(&registered, &case.record)?;
-        change.unchanged(&entry);
+        self.permitted(&registered, &item, &case.record, filter::openable)?;
+        change.unchanged(&registered.0);
         for (m, other) in &stored {
             if apart::apart((n, &read.record), (*m, &other.record)).is_some() {
                 change.unchanged(other);
@@ -173,23 +177,18 @@ impl Desk {
         Ok(())
     }
 
-    /// The filters that do not pass by themselves, for who takes up again what he has had open: a licence may have ended or an
-    /// interest been declared since. Shifts and loads do not count: who has begun may finish.
-    async fn still_licensed(
+    /// Some of the hard filters, on what the registry says of a reader as it is: the mirrors may not know of it yet.
+    pub fn permitted(
         &self,
-        reader: &ReaderId,
-        read: &Stored<Read>,
-        case: &Stored<Case>,
-        change: &mut Change<'_>,
+        (entry, registered): &(Stored<Entry>, Reader),
+        item: &Item,
+        case: &Case,
+        filters: impl Fn(&Item, &ReaderProfile, Time) -> Result<(), Rejection>,
     ) -> Result<(), Error> {
-        let (entry, registered) = self.registered(&case.key.tenant, reader).await?;
-        let mut item = self.item(read, &case.record);
-        item.excluded.clear();
-        let profile = self.view.people.of(&entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
-        filter::qualified(&item, &profile, self.now()).map_err(Error::Rejected)?;
-        has_no_interest(&registered, &case.record)?;
-        change.unchanged(&entry);
-        Ok(())
+        let profile = self.view.people.of(entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
+        filters(item, &profile, self.now()).map_err(Error::Rejected)?;
+        let interest = case.patient.is_some_and(|patient| registered.conflicts.patients.contains(&patient));
+        if interest { Err(Error::Rejected(Rejection::Excluded(Exclusion::Conflict))) } else { Ok(()) }
     }
 
     /// Sets an open read aside for `bound`.
@@ -247,8 +246,7 @@ impl Desk {
             let holds = read.record.holder() == Some(&ask.reader);
             if !holds {
                 // A read is never offered again to a reader who has returned it: this was done, now or before.
-                let returned =
-                    read.record.returns.iter().any(|r| r.reader == ask.reader && r.reason == reason);
+                let returned = read.record.left(&ask.reader, reason);
                 return if returned { self.shown(&ask.key).await } else { Err(Error::NOT_HELD) };
             }
             if read.record.token().is_some_and(|present| token.as_ref() != Some(present)) {
@@ -274,24 +272,16 @@ impl Desk {
         Err(last)
     }
 
-    /// Takes a read back from a holder who is gone: from the one who holds it when this is called, and from nobody who
-    /// is given it meanwhile.
-    pub async fn reassign(&self, key: &ReadKey, cause: &Cause) -> Result<v1::Read, Error> {
+    /// Takes a read back from the holder `from`, who is gone, and from nobody who is given it meanwhile.
+    pub async fn reassign(&self, key: &ReadKey, from: &ReaderId, cause: &Cause) -> Result<v1::Read, Error> {
         let mut last = TableError::Conflict.into();
-        let mut from: Option<ReaderId> = None;
         for _ in 0..ATTEMPTS {
             let read = self.read(key).await?;
-            if read.head.op_id == cause.op_id && read.record.is_queued() {
-                return self.shown(key).await;
+            if read.record.holder() != Some(from) {
+                // Nobody is offered again what was taken from him: this was done, now or before.
+                let taken = read.record.left(from, ReturnReason::Reassigned);
+                return if taken { self.shown(key).await } else { Err(Error::NOT_HELD) };
             }
-            over(&read.record)?;
-            let taken = |from: &ReaderId| {
-                read.record.returns.iter().any(|r| r.reader == *from && r.reason == ReturnReason::Reassigned)
-            };
-            if from.as_ref().is_some_and(|from| read.record.holder() != Some(from) && taken(from)) {
-                return self.shown(key).await;
-            }
-            from = from.or_else(|| read.record.holder().cloned());
             match self.take_back(&read, ReadEvent::Reassigned, cause.clone()).await {
                 Ok(()) => {
                     self.meters.returned(ReturnReason::Reassigned);
@@ -303,12 +293,6 @@ impl Desk {
         }
         Err(last)
     }
-}
-
-/// Whether the registry as it is names no interest of the reader's in the patient; the mirrors may not know of it yet.
-fn has_no_interest(reader: &Reader, case: &Case) -> Result<(), Error> {
-    let interest = case.patient.is_some_and(|patient| reader.conflicts.patients.contains(&patient));
-    if interest { Err(Error::Rejected(Rejection::Excluded(Exclusion::Conflict))) } else { Ok(()) }
 }
 
 /// How a read comes into a reader's hands.

@@ -2,7 +2,7 @@
 
 use std::{collections::BinaryHeap, sync::Arc};
 
-use isocenter_assign::{Item, ReaderProfile, Rejection, filter};
+use isocenter_assign::{Item, Params, ReaderProfile, Rejection, filter};
 use isocenter_domain::{
     Time,
     id::{ReaderId, TenantId},
@@ -35,9 +35,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn of(item: &Item, read: &Read, now: Time) -> Self {
+    fn of(item: &Item, read: &Read, params: &Params, now: Time) -> Self {
         let (group, (lane, first, second)) = match &read.state {
-            ReadState::Waiting | ReadState::AwaitingFinal => (0, item::order(item, now)),
+            ReadState::Waiting | ReadState::AwaitingFinal => (0, params.rank(item, None, now).numbers()),
             ReadState::Offered { .. } | ReadState::Open { .. } | ReadState::Suspended { .. } => {
                 (1, (0, item.complete_at.0, 0))
             }
@@ -179,7 +179,7 @@ impl Desk {
         if !profile.is_none_or(|profile| self.sees(&read, &item, profile)) {
             return None;
         }
-        Some(Listed { place: Place::of(&item, &read.record, now), read, case })
+        Some(Listed { place: Place::of(&item, &read.record, self.board.params(), now), read, case })
     }
 
     /// Whether a reader sees a read: his own, and what the hard filters allow him.

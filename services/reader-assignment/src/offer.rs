@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use isocenter_assign::{Item, Params, ReaderProfile, filter, next_up};
+use isocenter_assign::{Item, ReaderProfile, filter, next_up};
 use isocenter_domain::{
-    Time,
     id::{ReaderId, TenantId},
     key::{HoldingKey, ReadKey},
     record::{
@@ -145,12 +144,10 @@ impl Offers {
             }
             // Who has a read open is leased the one after it, if any may be.
             let busy = holding.open.is_some();
-            let mut profile =
+            let profile =
                 self.desk.view.profile(&asking.tenant, &asking.reader).ok_or(Error::NOT_REGISTERED)?;
-            profile.present = true;
-            profile.accepting = accepting;
             // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
-            profile.holding = isocenter_assign::Holding { open: u32::from(busy), ..Default::default() };
+            let profile = profile.at_hand(accepting, u32::from(busy));
             if let Some(offered) = holding.offered {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
                 if !busy && self.desk.outrank(&key, &profile, self.desk.now()).await? {
@@ -252,7 +249,7 @@ impl Offers {
         let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
         let fits = read.record.is_queued()
             && case.record.state == CaseState::Ready
-            && may_have(&self.desk.item(&read, &case.record), profile, self.desk.now());
+            && self.may_have(&self.desk.item(&read, &case.record), profile);
         if !fits {
             pair.read.not_before(read.mod_revision);
             return Ok(Attempt::Other(pair.reader));
@@ -306,6 +303,17 @@ impl Offers {
         Ok(Stored { record, mod_revision, ..read.clone() })
     }
 
+    /// Every filter: of an offer, or of a lease to one who has a read open.
+    fn may_have(&self, item: &Item, profile: &ReaderProfile) -> bool {
+        let now = self.desk.now();
+        if profile.holding.open == 0 {
+            return filter::eligible(item, profile, now).is_ok();
+        }
+        next_up::may_lease(profile, now).is_ok()
+            && next_up::may_wait(self.desk.board.params(), item, now)
+            && filter::qualified(item, profile, now).is_ok()
+    }
+
     /// It is not known whether the offer was made: neither read nor reader is touched before the store has said so.
     fn freeze(&self, pair: Reserved) {
         let desk = Arc::clone(&self.desk);
@@ -327,15 +335,6 @@ impl Offers {
             }
         });
     }
-}
-
-/// Every filter: of an offer, or of a lease to one who has a read open.
-fn may_have(item: &Item, profile: &ReaderProfile, now: Time) -> bool {
-    if profile.holding.open == 0 {
-        return filter::eligible(item, profile, now).is_ok();
-    }
-    let leased = next_up::may_lease(profile, now).is_ok() && next_up::may_wait(&Params::default(), item, now);
-    leased && filter::qualified(item, profile, now).is_ok()
 }
 
 /// Whether the read is in the asking reader's hands.

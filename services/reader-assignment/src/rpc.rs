@@ -219,7 +219,9 @@ impl ReaderAssignment for Rpc {
         let request = request.into_inner();
         let by = if request.reader_id.is_empty() {
             operator(&principal)?;
-            By::Lead
+            By::Lead(None)
+        } else if request.open_token.is_empty() && operator(&principal).is_ok() {
+            By::Lead(Some(holder(&request.reader_id)?))
         } else {
             By::Holder(reader(&principal, &request.reader_id)?, request.open_token)
         };
@@ -285,9 +287,9 @@ impl ReaderAssignment for Rpc {
         let request = request.into_inner();
         request_id(&request.request_id)?;
         let reason = reason(&request.reason)?;
-        let key = read_key(&principal, &request.read_id)?;
+        let (key, from) = (read_key(&principal, &request.read_id)?, holder(&request.reader_id)?);
         let cause = Cause::request(&request.request_id, &principal.subject).because(reason);
-        self.desk.reassign(&key, &cause).await.map(Response::new).map_err(|e| e.status())
+        self.desk.reassign(&key, &from, &cause).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn get_outlook(
@@ -399,10 +401,15 @@ fn reason(text: &str) -> Result<&str, Status> {
 
 /// The reader that a principal acts as.
 fn reader(principal: &Principal, text: &str) -> Result<ReaderId, Status> {
-    let reader: ReaderId = text.parse().map_err(|e| Error::from(Malformed::at("reader_id")(e)).status())?;
+    let reader = holder(text)?;
     let action = Action::ReadAs(reader.clone());
     authorize(principal, &action, &principal.tenant).map_err(|denied| status(&denied))?;
     Ok(reader)
+}
+
+/// A reader whom the caller need not be.
+fn holder(text: &str) -> Result<ReaderId, Status> {
+    text.parse().map_err(|e| Error::from(Malformed::at("reader_id")(e)).status())
 }
 
 /// What a reader does to a read.

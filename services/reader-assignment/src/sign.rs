@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use isocenter_assign::filter;
 use isocenter_domain::{
     Time,
     id::StudyUid,
@@ -10,7 +11,7 @@ use isocenter_domain::{
     record::{
         case::Case,
         read::{Insufficiency, Read, ReadEffect, ReadEvent, ReadKind},
-        registry::{Entry, Grade},
+        registry::{Entry, Reader},
         report::{Report, ReportKind},
         study::Study,
     },
@@ -40,8 +41,7 @@ struct Loaded {
     /// Every read of the case, by number.
     reads: BTreeMap<u32, Stored<Read>>,
     /// What the registry says of who signs.
-    entry: Stored<Entry>,
-    grade: Grade,
+    registered: (Stored<Entry>, Reader),
 }
 
 /// What a reader wants to be signed.
@@ -104,6 +104,13 @@ impl Desk {
             }
             match verdict? {
                 Verdict::Take { newer_images } => {
+                    let item = self.item(&loaded.read, &loaded.case.record);
+                    let may =
+                        self.permitted(&loaded.registered, &item, &loaded.case.record, filter::signable);
+                    if let Err(refused) = may {
+                        self.keep_draft(ask, digest).await?;
+                        return Err(refused);
+                    }
                     let concluded = loaded.conclude(ask, signature, deed)?;
                     let committed = self
                         .commit_signature(ask, signature, deed, digest, &loaded, &concluded, newer_images)
@@ -133,8 +140,8 @@ impl Desk {
         let hands = self.hands(&ask.key.tenant, &ask.reader).await?;
         let studies = self.studies(&ask.key.tenant, &case.record).await?;
         let reads = self.reads(&case.key).await?;
-        let (entry, registered) = self.registered(&ask.key.tenant, &ask.reader).await?;
-        Ok(Loaded { read, case, hands, studies, reads, entry, grade: registered.grade })
+        let registered = self.registered(&ask.key.tenant, &ask.reader).await?;
+        Ok(Loaded { read, case, hands, studies, reads, registered })
     }
 
     #[expect(clippy::too_many_arguments, reason = "what one transaction rests on and what it writes")]
@@ -148,7 +155,7 @@ impl Desk {
         concluded: &Concluded,
         newer_images: bool,
     ) -> Result<(), Error> {
-        let Loaded { read, case, hands, studies, reads, entry, .. } = loaded;
+        let Loaded { read, case, hands, studies, reads, registered } = loaded;
         let preliminary = concluded.kind == ReportKind::Preliminary;
         let why = match (&concluded.conclusion, preliminary) {
             (Some(conclusion), _) => format!("reader {}: {}", ask.reader, conclusion.name()),
@@ -175,7 +182,7 @@ impl Desk {
         let effects = self.apply(&mut change, read, &[hands], event)?;
         self.follow_up(&mut change, loaded, &effects, now);
         change.unchanged(case);
-        change.unchanged(entry);
+        change.unchanged(&registered.0);
         for study in studies {
             change.unchanged(study);
         }
@@ -285,12 +292,12 @@ impl Desk {
 impl Loaded {
     fn conclude(&self, ask: &Ask, signature: &Signature, deed: &Deed) -> Result<Concluded, Error> {
         let mut reads: BTreeMap<u32, &Read> = self.reads.iter().map(|(n, read)| (*n, &read.record)).collect();
-        let n = ask.key.read.n;
+        let (n, grade) = (ask.key.read.n, self.registered.1.grade);
         reads.insert(n, &self.read.record);
         let among = Among { read: &self.read.record, reads: &reads };
         match deed {
-            Deed::Report(said) => among.sign(said, self.grade, &signature.studies),
-            Deed::NonDiagnostic { .. } => among.give_up(self.grade, &signature.studies),
+            Deed::Report(said) => among.sign(said, grade, &signature.studies),
+            Deed::NonDiagnostic { .. } => among.give_up(grade, &signature.studies),
         }
     }
 }

@@ -27,8 +27,8 @@ const HANDED: Duration = Duration::from_secs(15 * 60);
 pub(crate) enum By {
     /// Its holder, with the token.
     Holder(ReaderId, String),
-    /// A lead.
-    Lead,
+    /// A lead, from its holder or, where nobody holds it, out of the queue.
+    Lead(Option<ReaderId>),
 }
 
 impl Desk {
@@ -43,7 +43,7 @@ impl Desk {
         let mut last = TableError::Conflict.into();
         for _ in 0..ATTEMPTS {
             let read = self.read(key).await?;
-            if was_transferred(&read, by, to, cause) {
+            if was_transferred(&read.record, by, to) {
                 return self.shown(key).await;
             }
             match self.try_transfer(&read, by, to, cause).await {
@@ -67,7 +67,9 @@ impl Desk {
     ) -> Result<(), Error> {
         over(&read.record)?;
         let by = match by {
-            By::Lead => None,
+            By::Lead(from) if read.record.holder() == from.as_ref() => None,
+            By::Lead(None) => return Err(Error::HELD),
+            By::Lead(Some(_)) => return Err(Error::NOT_HELD),
             By::Holder(holder, _) if read.record.holder() != Some(holder) => return Err(Error::NOT_HELD),
             By::Holder(_, token) if read.record.token() != Some(token) => {
                 return Err(Error::Stale { kept: false });
@@ -93,7 +95,9 @@ impl Desk {
         };
         let mut change = self.tables.change(cause.clone());
         self.still_qualified(to, read, &case, &mut change).await?;
-        let until = change.now().plus(HANDED);
+        // Nobody else can have it meanwhile, so that an emergency waits no longer than an offer of it would.
+        let may_wait = self.item(read, &case.record).urgency.next_up;
+        let until = change.now().plus(if may_wait { HANDED } else { self.config.offer.0 });
         let hands: Vec<_> = from.iter().chain([&theirs]).collect();
         self.apply(&mut change, read, &hands, ReadEvent::Transferred { by, to: to.clone(), until })?;
         change.unchanged(&case);
@@ -130,18 +134,12 @@ impl Desk {
     }
 }
 
-/// Whether this very request was done before: the read still bears it, or its holder is known to have handed it on.
-fn was_transferred(read: &Stored<Read>, by: &By, to: &ReaderId, cause: &Cause) -> bool {
-    if read.head.op_id == cause.op_id && read.record.holder() == Some(to) {
-        return true;
-    }
-    match by {
-        By::Lead => false,
-        By::Holder(from, _) => {
-            let handed = |back: &isocenter_domain::record::read::Return| {
-                back.reader == *from && back.reason == ReturnReason::Transferred
-            };
-            read.record.holder() != Some(from) && read.record.returns.iter().any(handed)
-        }
-    }
+/// Whether this was done before: the reader has it from a lead, or the one from whom it was to be taken is known to have
+/// handed it on, whoever has it by now.
+fn was_transferred(read: &Read, by: &By, to: &ReaderId) -> bool {
+    let from = match by {
+        By::Lead(None) => return read.holder() == Some(to),
+        By::Lead(Some(from)) | By::Holder(from, _) => from,
+    };
+    read.holder() != Some(from) && read.left(from, ReturnReason::Transferred)
 }

@@ -167,6 +167,26 @@ async fn events_are_listed_page_by_page_with_those_of_the_case() {
 }
 
 #[tokio::test]
+async fn who_had_a_read_in_hand_is_told_to_operators_alone() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    fixture.drain().await;
+    let rpc = fixture.rpc();
+    let known = async |role: Role| {
+        let study_instance_uid = key.study.to_string();
+        let request = v1::ListEventsRequest { study_instance_uid, ..v1::ListEventsRequest::default() };
+        let events = rpc.list_events(asked_as(request, role)).await.unwrap().into_inner().events;
+        let of = |kind: &str| {
+            let kind = format!("{kind}/");
+            events.iter().filter(|event| event.key.starts_with(&kind)).all(|event| !event.actor.is_empty())
+        };
+        (of("study"), of("read"), of("report"))
+    };
+    assert_eq!(known(Role::Operator).await, (true, true, true));
+    assert_eq!(known(Role::Reader("boris".parse().unwrap())).await, (true, false, false));
+}
+
+#[tokio::test]
 async fn the_service_journals_closes_and_reopens_by_itself() {
     let fixture = Fixture::new().await;
     let zero = Period(Duration::ZERO);

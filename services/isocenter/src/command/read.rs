@@ -46,6 +46,9 @@ enum Verb {
     Transfer {
         /// `{case}.{number}`.
         id: String,
+        /// Who holds it; without this it is handed out of the queue.
+        #[arg(long, default_value = "")]
+        from: String,
         /// To whom.
         #[arg(long)]
         to: String,
@@ -81,6 +84,9 @@ enum Verb {
     Reassign {
         /// `{case}.{number}`.
         id: String,
+        /// Who holds it.
+        #[arg(long)]
+        from: String,
         /// For the event.
         #[arg(long)]
         reason: String,
@@ -99,9 +105,10 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
             let request = GetReportRequest { report_id: id, version: 0 };
             output::one(&ArchiveClient::new(channel).get_report(request).await?.into_inner(), json)?;
         }
-        Verb::Transfer { id, to, reason } => {
+        Verb::Transfer { id, from, to, reason } => {
             let request = TransferReadRequest {
                 read_id: id,
+                reader_id: from,
                 to_reader_id: to,
                 reason,
                 request_id: request_id(),
@@ -127,8 +134,9 @@ pub async fn run(args: ReadArgs) -> Result<ExitCode> {
             let request = CancelReadRequest { read_id: id, reason, request_id: request_id() };
             output::one(&client.cancel_read(request).await?.into_inner(), json)?;
         }
-        Verb::Reassign { id, reason } => {
-            let request = ReassignReadRequest { read_id: id, reason, request_id: request_id() };
+        Verb::Reassign { id, from, reason } => {
+            let request =
+                ReassignReadRequest { read_id: id, reader_id: from, reason, request_id: request_id() };
             output::one(&client.reassign_read(request).await?.into_inner(), json)?;
         }
     }

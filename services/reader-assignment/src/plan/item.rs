@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use isocenter_assign::{
-    Exclusion, Item, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
+    Exclusion, Item, Needs, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
 };
 use isocenter_domain::{
     Time,
@@ -121,11 +121,6 @@ pub(crate) fn profile(id: &ReaderId, reader: &Reader) -> ReaderProfile {
         },
         ..ReaderProfile::new(id.clone())
     }
-}
-
-/// What orders the reads that wait.
-pub(crate) fn order(item: &Item, now: Time) -> (u8, i64, i64) {
-    Params::default().rank(item, None, now).numbers()
 }
 
 /// A filter's name in answers.

@@ -69,7 +69,7 @@ async fn a_read_set_aside_past_its_bound_is_counted_and_a_lead_takes_it_back() {
     assert_eq!(node.desk.stuck(node.desk.now()), 0);
     world.clock.advance(Duration::from_secs(2));
     assert_eq!(node.desk.stuck(node.desk.now()), 1);
-    let back = node.reassign(&open.read_id).await.unwrap();
+    let back = node.reassign(&open.read_id, &anna()).await.unwrap();
     assert_eq!((back.state(), back.waiting_since), (v1::ReadState::Waiting, open.waiting_since));
     assert_eq!(world.holding(&anna()).await.suspended, []);
 }
@@ -153,7 +153,12 @@ async fn a_lead_hands_on_what_nobody_proves_to_hold_and_a_reader_does_not() {
     assert_eq!(refusal(denied).0, Code::PermissionDenied);
     let handed = node.rpc.transfer_read(by(request("boris"), Role::Operator)).await.unwrap().into_inner();
     assert_eq!(handed.holder_reader_id, "boris");
+    let again = node.rpc.transfer_read(by(request("boris"), Role::Operator)).await.unwrap().into_inner();
+    assert_eq!(again.holder_reader_id, "boris", "the answer to the first may have been lost");
+    let blind = node.rpc.transfer_read(by(request("anna"), Role::Operator)).await;
+    assert_eq!(refusal(blind), precondition("HELD"), "it is taken from nobody by chance");
     world.register(&anna(), "MR").await;
+    let request = |reader: &str| v1::TransferReadRequest { reader_id: "boris".into(), ..request(reader) };
     let unfit = node.rpc.transfer_read(by(request("anna"), Role::Operator)).await;
     assert_eq!(refusal(unfit), precondition("SKILL"));
 }

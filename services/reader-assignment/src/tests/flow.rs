@@ -91,7 +91,7 @@ async fn an_open_read_outlives_its_readers_presence_until_a_lead_takes_it_back()
     node.reconcile(1).await;
     assert!(matches!(world.read(1, 1).await.state, ReadState::Open { .. }));
     assert_eq!(node.desk.stuck(node.desk.now()), 1, "it is counted");
-    let back = node.reassign(&open.read_id).await.unwrap();
+    let back = node.reassign(&open.read_id, &anna()).await.unwrap();
     assert_eq!(back.state(), v1::ReadState::Waiting);
     assert_eq!(world.read(1, 1).await.returns[0].reason, ReturnReason::Reassigned);
     let late = node.sign(signature(&open, &anna())).await;
@@ -99,6 +99,13 @@ async fn an_open_read_outlives_its_readers_presence_until_a_lead_takes_it_back()
     world.queued(1, &node).await;
     let theirs = node.take(&boris()).await;
     assert_eq!(theirs.drafts.len(), 1, "the next reader sees what was written");
+    let again = node.reassign(&open.read_id, &anna()).await.unwrap();
+    assert_eq!(
+        again.holder_reader_id, "boris",
+        "what was taken from one is not taken from the next by a repeat"
+    );
+    let never = node.reassign(&open.read_id, &"vera".parse().unwrap()).await;
+    assert_eq!(refusal(never), (Code::FailedPrecondition, "NOT_HELD".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,7 +133,7 @@ async fn act(
         }
         Deed::Reassign => {
             if let Some(read) = memory.offered.clone() {
-                drop(node.reassign(&read).await);
+                drop(node.reassign(&read, who).await);
             }
         }
         Deed::Suspend => {

@@ -241,6 +241,21 @@ async fn a_licence_is_asked_for_and_once_more_at_opening() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_licence_that_ended_while_a_read_was_open_signs_nothing_and_the_text_is_kept() {
+    let (world, node) = one().await;
+    let until = Some(Time(10_000_000).plus(MINUTE / 2));
+    let licences = vec![Licence { jurisdiction: "ru-mow".parse().unwrap(), until }];
+    world.registered(&anna(), Reader { licences, ..radiologist() }, &node).await;
+    world.waiting_as(1, &node, |case| case.jurisdiction = Some("ru-mow".parse().unwrap())).await;
+    let open = node.take(&anna()).await;
+    world.clock.advance(MINUTE / 2);
+    assert_eq!(refusal(node.sign(signature(&open, &anna())).await).1, "LICENCE_EXPIRED");
+    let read = world.read(1, 1).await;
+    assert_eq!((read.holder(), read.drafts.len()), (Some(&anna()), 1));
+    assert!(world.report(1, 1).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_declared_an_interest_in_a_patient_or_reads_no_children_is_passed_over() {
     let (world, node) = one().await;
     world.registered(&anna(), Reader { paediatric: true, ..radiologist() }, &node).await;
@@ -282,7 +297,13 @@ async fn a_sites_work_overflows_to_the_center_before_its_deadline() {
     world.waiting_as(1, &node, |case| case.pools = vec![own]).await;
     assert_eq!(node.next(&anna()).await.unwrap(), None);
     world.clock.advance(15 * MINUTE);
-    assert!(node.next(&anna()).await.unwrap().is_some());
+    let open = node.take(&anna()).await;
+    let aside = node.suspend(&open, &anna(), "aside").await.unwrap();
+    let closed = Pool { description: String::new(), kind: PoolKind::Site, overflow: None };
+    world.put(&key, &Entry::Pool(closed)).await;
+    wait_for("no rule", PATIENCE, || async { node.desk.view.people.overflows(&tenant()).is_empty() }).await;
+    let again = node.open(&aside.read_id, &anna(), "again").await.expect("who has begun may finish");
+    node.sign(signature(&again, &anna())).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -423,9 +423,10 @@ impl Node {
         Ok(self.rpc.transfer_read(by_developer(request)).await?.into_inner())
     }
 
-    pub async fn reassign(&self, read: &str) -> Result<v1::Read, Status> {
+    pub async fn reassign(&self, read: &str, from: &ReaderId) -> Result<v1::Read, Status> {
         let request = v1::ReassignReadRequest {
             read_id: read.to_owned(),
+            reader_id: from.to_string(),
             reason: "gone home".into(),
             request_id: unique(),
         };

@@ -196,7 +196,7 @@ proptest! {
             let read = Read::waiting(ReadKind::Primary, Time(complete_at * 1_000_000));
             let id = isocenter_domain::id::ReadId { case: case_id(n), n: 1 };
             let item = item::item(&id, &read, &case, p);
-            listed.push((item::order(&item, now), item.read.clone()));
+            listed.push((isocenter_assign::Params::default().rank(&item, None, now), item.read.clone()));
             queue.insert(item);
         }
         listed.sort();

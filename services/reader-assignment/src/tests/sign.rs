@@ -171,7 +171,7 @@ async fn the_read_taken_back_before_the_commit_is_not_signed_and_its_text_is_kep
     let second = world.node("b:1").await;
     let id = open.read_id.clone();
     *meddler.before.lock() = Some(Box::pin(async move {
-        second.reassign(&id).await.unwrap();
+        second.reassign(&id, &anna()).await.unwrap();
     }));
     assert_eq!(refusal(node.sign(signature(&open, &anna())).await), (Code::Aborted, "STALE_TOKEN".into()));
     let read = world.read(1, 1).await;

@@ -81,7 +81,12 @@ async fn a_reader_acts_only_as_himself_and_does_not_operate() {
     let refused = node.rpc.next_read(by(next, Role::Reader(anna()))).await;
     assert_eq!(refusal(refused).0, Code::PermissionDenied);
     let read_id = read_key(1, 1).read.to_string();
-    let take = v1::ReassignReadRequest { read_id, reason: "mine".into(), request_id: "r".into() };
+    let take = v1::ReassignReadRequest {
+        read_id,
+        reader_id: "boris".into(),
+        reason: "mine".into(),
+        request_id: "r".into(),
+    };
     let refused = node.rpc.reassign_read(by(take, Role::Reader(anna()))).await;
     assert_eq!(refusal(refused).0, Code::PermissionDenied);
     let bare = tonic::Request::new(v1::NextReadRequest::default());

@@ -149,10 +149,11 @@ pub async fn explain(sim: &Sim, read_id: &str) -> v1::ExplainReadResponse {
 }
 
 /// A lead takes a read back from its holder.
-pub async fn reassign(sim: &Sim, read_id: &str) -> v1::Read {
+pub async fn reassign(sim: &Sim, read_id: &str, from: &str) -> v1::Read {
     let client = ReaderAssignmentClient::new(sim.channel());
     let request = v1::ReassignReadRequest {
         read_id: read_id.to_owned(),
+        reader_id: from.to_owned(),
         reason: "the reader is gone".into(),
         request_id: unique(),
     };

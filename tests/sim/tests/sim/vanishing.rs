@@ -72,7 +72,7 @@ async fn a_read_open_with_a_reader_who_vanishes_stays_open_until_a_lead_gives_it
         let held = explain(&sim, &open.read_id).await.read.unwrap();
         assert_eq!((held.state(), held.holder_reader_id.as_str()), (ReadState::Open, "anna"));
 
-        reassign(&sim, &open.read_id).await;
+        reassign(&sim, &open.read_id, "anna").await;
         let taken = boris.take().await;
         assert_eq!(taken.read_id, open.read_id);
         assert_eq!(taken.waiting_since, open.waiting_since, "the read lost its age");

@@ -227,6 +227,12 @@ impl Read {
         }
     }
 
+    /// Whether the read is known to have left this reader's hands so.
+    #[must_use]
+    pub fn left(&self, reader: &ReaderId, reason: ReturnReason) -> bool {
+        self.returns.iter().any(|back| back.reader == *reader && back.reason == reason)
+    }
+
     /// The token of an open or suspended read.
     #[must_use]
     pub const fn token(&self) -> Option<&String> {
