@@ -39,7 +39,8 @@ pub struct Queue {
     numbers: BTreeMap<Kin, usize>,
     families: Vec<Family>,
     tags: Vec<Tag>,
-    bounds: Vec<Bound>,
+    /// None: not known.
+    bounds: Vec<Option<Bound>>,
     /// What each reader who has pulled is fit for.
     sights: BTreeMap<ReaderId, Option<Sight>>,
     /// Kept between pulls, so that a pull allocates nothing.
@@ -96,15 +97,17 @@ impl Queue {
         let item = Arc::new(item);
         match self.numbers.get(&kin) {
             Some(number) => {
-                self.families[*number].insert(Arc::clone(&item), &self.params);
-                self.bounds[*number] = Bound::unknown(&kin, &self.params);
+                let heads = self.families[*number].insert(Arc::clone(&item), &self.params);
+                if let Some(bound) = self.bounds[*number].as_mut().filter(|_| heads) {
+                    bound.widen(&item, &self.params);
+                }
             }
             None => {
                 let mut family = Family::new(kin.clone());
                 family.insert(Arc::clone(&item), &self.params);
                 self.numbers.insert(kin.clone(), self.families.len());
                 self.tags.push(Tag::of(&kin));
-                self.bounds.push(Bound::unknown(&kin, &self.params));
+                self.bounds.push(None);
                 self.families.push(family);
             }
         }
@@ -117,11 +120,11 @@ impl Queue {
         let (item, kin) = self.items.remove(read)?;
         let number = *self.numbers.get(&kin).expect("an item that is kept has a family");
         let family = &mut self.families[number];
-        family.remove(&item, &self.params);
+        let headed = family.remove(&item, &self.params);
         if family.is_empty() {
             self.drop_family(number);
-        } else {
-            self.bounds[number] = Bound::unknown(&kin, &self.params);
+        } else if headed {
+            self.bounds[number] = None;
         }
         self.competences.release(kin.competence);
         self.places.release(kin.place);

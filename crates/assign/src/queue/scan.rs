@@ -133,7 +133,7 @@ impl Queue {
         self.look(&mut sight, reader, now);
         let mut scan = std::mem::take(&mut self.scan);
         self.hope(&mut scan, &sight, reader, now, may);
-        let found = self.best(&scan, &sight, reader, now);
+        let found = self.best(&mut scan, &sight, reader, now);
         self.scan = scan;
         match self.sights.get_mut(&reader.id) {
             Some(place) => *place = Some(sight),
@@ -154,27 +154,30 @@ impl Queue {
         let hopes = &mut scan.hopes;
         let spared = reader.is_spared();
         hopes.clear();
-        for (number, tag) in self.tags.iter().enumerate() {
+        for (number, (tag, bound)) in self.tags.iter().zip(&mut self.bounds).enumerate() {
             if !sight.allows(tag.competence, tag.place, tag.pools) || !may(tag) {
                 continue;
             }
-            let bound = &mut self.bounds[number];
-            if !bound.holds(now) {
-                *bound = self.families[number].bound(&self.params, now);
-            }
             let local = sight.homes.of(tag.place);
             let factor = self.params.product(local, tag.prefers, tag.heavy && spared);
-            hopes.push((bound.at_best(factor, &self.params, now), number));
+            let known = bound.as_ref().and_then(|bound| bound.at_best(factor, now));
+            let hope = known.unwrap_or_else(|| {
+                let drawn = bound.insert(self.families[number].bound(&self.params, now));
+                drawn.at_best(factor, now).expect("a bound tells of the moment it was drawn at")
+            });
+            hopes.push((hope, number));
         }
     }
 
     /// The first read of the families hoped for. The most promising one is looked into first, which rules most of the
     /// others out.
-    fn best(&self, scan: &Scan, sight: &Sight, reader: &ReaderProfile, now: Time) -> Option<ReadId> {
+    fn best(&self, scan: &mut Scan, sight: &Sight, reader: &ReaderProfile, now: Time) -> Option<ReadId> {
         let spared = reader.is_spared();
-        let most = scan.hopes.iter().min()?;
+        let hopes = &mut scan.hopes;
+        let most = (0..hopes.len()).min_by_key(|at| hopes[*at])?;
+        hopes.swap(0, most);
         let mut best: Option<(Stand, &Item)> = None;
-        for (hope, number) in std::iter::once(most).chain(&scan.hopes) {
+        for (hope, number) in &*hopes {
             if best.as_ref().is_some_and(|(stand, _)| (stand.group, stand.place) < *hope) {
                 continue;
             }
