@@ -20,7 +20,7 @@ use crate::{
 };
 use family::{Bound, Family, Kin, Tag};
 
-use scan::{Scan, Sight};
+use scan::Sight;
 
 /// The reads that wait.
 ///
@@ -43,8 +43,6 @@ pub struct Queue {
     bounds: Vec<Option<Bound>>,
     /// What each reader who has pulled is fit for.
     sights: BTreeMap<ReaderId, Option<Sight>>,
-    /// Kept between pulls, so that a pull allocates nothing.
-    scan: Scan,
 }
 
 impl Queue {
