@@ -153,9 +153,8 @@ impl Family {
         now: Time,
     ) -> Option<(Stand, &Arc<Item>)> {
         let stand = |line: &Line, at| self.stand(line.level, at, factor, params, now);
-        let most = self.lines.iter().min_by_key(|line| stand(line, line.head))?;
         let mut best: Option<(Stand, &Arc<Item>)> = None;
-        for line in std::iter::once(most).chain(&self.lines) {
+        for line in &self.lines {
             if best.is_some_and(|(before, _)| before < stand(line, line.head)) {
                 continue;
             }
