@@ -7,10 +7,7 @@ use isocenter_domain::{
     id::{ReadId, ReaderId},
 };
 
-use crate::{
-    Item, Lane, Params, Urgency, order,
-    order::Level,
-};
+use crate::{Item, Lane, Params, Urgency, order, order::Level};
 
 /// What makes a family; competence, place and pools by number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

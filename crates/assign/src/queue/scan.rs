@@ -147,9 +147,8 @@ impl Queue {
             if !sight.allows(tag.competence, tag.place, tag.pools) || !may(tag) {
                 continue;
             }
-            let factor = |preferred| {
-                self.params.product(sight.homes.of(tag.place), preferred, tag.heavy && spared)
-            };
+            let factor =
+                |preferred| self.params.product(sight.homes.of(tag.place), preferred, tag.heavy && spared);
             // Of what prefers somebody it is taken to be this reader, until it is looked into.
             let most = factor(tag.prefers);
             let known = bound.as_ref().and_then(|bound| bound.at_best(most, now));
