@@ -69,7 +69,8 @@ impl Tag {
     }
 }
 
-/// A bound on what a family holds, which is exact until some read overtakes the one that leads by index.
+/// Where a family stands at best: where the read stands that leads by index, until another may have overtaken it.
+/// Families that are pulled from come to stand nearly alike, so that a looser bound would tell little.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     tier: u8,
@@ -84,8 +85,8 @@ pub(super) struct Bound {
     others: Chord,
 }
 
-/// What an index is below between two moments: what it costs to wait rises ever faster, so that the straight line from its
-/// first value to its last is above it. Before the first moment it is below the first value.
+/// What an index stays below between two moments: the cost of waiting rises evenly or ever faster (`Params::checked`),
+/// so that the straight line from its first value to its last is above it. Before that it is below the first value.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chord {
     first: f64,
@@ -96,7 +97,8 @@ struct Chord {
 /// More than rounding can make of an index.
 const SLACK: f64 = 1.000_000_1;
 
-/// The chords last for this part of the age of the read that leads: the longer, the more they are above what they bound.
+/// Chords last for this part of the age of the read that leads: the longer, the further above what they bound, so that
+/// another seems to overtake sooner.
 const VALIDITY: u32 = 4;
 
 impl Family {
@@ -104,7 +106,7 @@ impl Family {
         Self { kin, lines: Vec::new() }
     }
 
-    /// Whether it is the first of its line now.
+    /// Adds an item of the family. Whether it is the first of its line now.
     pub fn insert(&mut self, item: Arc<Item>, params: &Params) -> bool {
         let level = Level::of(&item, params);
         let number = self.lines.binary_search_by_key(&level, |line| line.level).unwrap_or_else(|number| {
@@ -118,7 +120,7 @@ impl Family {
         heads
     }
 
-    /// Whether it was the first of its line.
+    /// Takes an item out. Whether it was the first of its line.
     pub fn remove(&mut self, item: &Item, params: &Params) -> bool {
         let level = Level::of(item, params);
         let Ok(number) = self.lines.binary_search_by_key(&level, |line| line.level) else { return false };
@@ -218,7 +220,7 @@ impl Chord {
 }
 
 impl Bound {
-    /// Takes in what has joined the family.
+    /// Takes in what has joined the family at the head of its line.
     pub fn widen(&mut self, item: &Item, params: &Params) {
         let level = Level::of(item, params);
         let index = |at| params.index(&item.urgency, level, item.complete_at, 1.0, at).value;
@@ -228,7 +230,7 @@ impl Bound {
         self.others.rise_above((index(self.from), index(self.until)), order::elapsed(self.from, self.until));
     }
 
-    /// Where at best a read of the family stands for a reader of `factor`; `None` where it has to be drawn anew to tell.
+    /// Where at best a read of the family stands for a reader of `factor`; `None` where it has to be drawn anew.
     pub fn at_best(&self, factor: f64, now: Time) -> Option<(u8, i64)> {
         if self.until < now {
             return None;

@@ -26,8 +26,9 @@ use scan::Sight;
 ///
 /// They are kept in families: reads that are the same to every reader but for age, probability and minutes. A reader is
 /// judged once for each different competence, place and list of pools; a pull then compares a bound of each family and
-/// looks into those few whose bound says that they may hold the first read. Its cost grows with the number of families,
-/// not with the number of reads, and its answer is that of a scan of every read.
+/// looks into those few whose bound says that they may hold the first read. A bound outlasts arrivals and time; it is
+/// drawn anew once what leads a family has left it or may be overtaken. The cost of a pull grows with the number of
+/// families, not with the number of reads, and its answer is that of a scan of every read.
 #[derive(Debug, Default)]
 pub struct Queue {
     params: Params,
@@ -146,12 +147,13 @@ impl Queue {
         self.first(reader, now, |_| true)
     }
 
-    /// The first read in order at `now` that may be leased ahead to `reader`: of a class that may be, and only where
-    /// [`next_up::may_lease`] allows it. It stays in the queue.
+    /// The first read in order at `now` that may be leased ahead to `reader`: of a class that may be, whatever waits of
+    /// immediate classes, and only where [`next_up::may_lease`] allows it. `None` while that read is in the front lane:
+    /// it is for the next who is free, and what was leased from behind it would be given back for it
+    /// ([`next_up::outranked`]). It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
         let read = self.first(reader, now, |tag| tag.next_up)?.read.clone();
-        // The front lane goes first: where its first read is in it, nothing of it is leased, and the rest waits a moment.
         self.get(&read).filter(|item| next_up::may_wait(&self.params, item, now))
     }
 
