@@ -83,21 +83,6 @@ pub struct Index {
     pub value: f64,
 }
 
-/// How an index rises with age: `rise` for each microsecond, and `more` for each past `knee` microseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slope {
-    rise: f64,
-    more: f64,
-    knee: f64,
-}
-
-impl Slope {
-    /// The index at an age in microseconds, but for rounding.
-    pub(crate) fn at(&self, age: f64) -> f64 {
-        self.rise * age + self.more * (age - self.knee).max(0.0)
-    }
-}
-
 const MICROS_A_MINUTE: f64 = 6e7;
 
 impl Params {
@@ -123,22 +108,8 @@ impl Params {
         Index { urgency: delay, critical, minutes, factor, value: (delay + critical) / minutes * factor }
     }
 
-    /// How the index of a read of `urgency` rises with its age, head start included.
-    pub(crate) fn slope(&self, urgency: &Urgency, level: Level) -> Slope {
-        let target = micros(urgency.target.max(Duration::from_secs(1)));
-        let minutes = whole(level.micros) / MICROS_A_MINUTE;
-        let delay = f64::from(urgency.weight) / target;
-        let critical =
-            f64::from(urgency.critical) * (whole(level.probability) / 1e6) / (60.0 * MICROS_A_MINUTE);
-        Slope {
-            rise: (delay + critical) / minutes,
-            more: delay * (self.steepness - 1.0) / minutes,
-            knee: self.knee * target,
-        }
-    }
-
     /// The age that counts, in microseconds: head start included, never 0.
-    pub(crate) fn age(&self, complete_at: Time, now: Time) -> f64 {
+    fn age(&self, complete_at: Time, now: Time) -> f64 {
         micros(now.since(complete_at).saturating_add(self.head_start)).max(1.0)
     }
 
@@ -204,6 +175,11 @@ impl Params {
 /// Numbers that fall as `index` rises. The bits of floating-point numbers that are not negative are ordered as they are.
 pub(crate) fn descending(index: f64) -> i64 {
     -i64::try_from(index.max(0.0).to_bits()).expect("the sign bit of what is not negative is clear")
+}
+
+/// The microseconds from `from` to `to`, at least 0.
+pub(crate) fn elapsed(from: Time, to: Time) -> f64 {
+    whole(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
 }
 
 /// The microseconds of `d`. The product is exact for three centuries, so that more is never less.

@@ -42,6 +42,14 @@ fn a_busy_reader_is_leased_one_read_ahead_and_never_an_immediate_one() {
     }
 }
 
+/// What is late is for the next who is free: neither it nor, since it would be given back for it, what stands behind it.
+#[test]
+fn nothing_is_leased_ahead_while_the_first_that_could_be_is_in_the_front_lane() {
+    let mut queue = queue([item(1, stat(), 90), item(2, urgent(), 0), item(3, routine(), 0)]);
+    let mut ahead = |minute| queue.next_up(&busy("r"), at(minute)).map(|item| item.read.clone());
+    assert_eq!((ahead(95), ahead(96)), (Some(read(2)), None));
+}
+
 #[test]
 fn a_lease_ends_with_its_holder_with_its_class_and_at_the_front_lane() {
     let params = Params::default();

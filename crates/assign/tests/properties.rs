@@ -112,8 +112,8 @@ proptest! {
         prop_assert!(queue.items().eq(model.values()));
     }
 
-    /// The same for many reads of few families, where a bound rules most of a queue out, while time passes and at times
-    /// goes back.
+    /// The same for many reads of few families, where a bound rules most of a queue out, while reads arrive, and time
+    /// passes and at times goes back.
     #[test]
     fn a_pull_from_many_alike_answers_what_a_scan_would(
         drafts in prop::collection::vec(draft(), 40..80), params in params(),
@@ -121,17 +121,19 @@ proptest! {
     ) {
         let mut queue = Queue::new(params.clone());
         let mut model: BTreeMap<ReadId, Item> = BTreeMap::new();
-        for (n, draft) in (0..).zip(drafts) {
+        let mut arrivals = (0..).zip(drafts).map(|(n, draft)| {
             // Alike but for class, age, probability and one of two sites.
             let site = draft.site.min(1);
-            let draft = Draft { read: n, class: draft.class, complete_at: draft.complete_at, site,
+            Draft { read: n, class: draft.class, complete_at: draft.complete_at, site,
                 probability: draft.probability, excluded: draft.excluded, seconds: [300, 600][n as usize % 2],
-                ..Draft::plain(n, 0, 0) };
-            drop(queue.insert(draft.item(PLAIN)));
-            drop(model.insert(read(n), draft.item(PLAIN)));
-        }
+                ..Draft::plain(n, 0, 0) }.item(PLAIN)
+        });
         let mut now = at(1_000);
-        for (who, seconds) in pulls {
+        for (pull, (who, seconds)) in pulls.into_iter().enumerate() {
+            for item in arrivals.by_ref().take(if pull == 0 { 30 } else { 2 }) {
+                model.insert(item.read.clone(), item.clone());
+                prop_assert_eq!(queue.insert(item), None);
+            }
             now = Time(now.0 + seconds * 1_000_000);
             let mut reader = common::reader(&format!("r{who}"));
             reader.home = (who < 2).then(|| (PLAIN.site)(who));

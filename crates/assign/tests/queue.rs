@@ -60,6 +60,18 @@ fn what_a_pull_remembers_of_alike_reads_does_not_hide_that_one_overtakes_the_oth
     assert_eq!(picked(&mut queue, &reader("r"), 2_006), Some(read(2)));
 }
 
+/// A read comes back so late that it goes by its deadline, among alike reads that a pull has looked at and of which none
+/// stands as high as one from elsewhere.
+#[test]
+fn what_a_pull_remembers_of_alike_reads_does_not_hide_what_comes_back_late() {
+    let elsewhere = Needs::new(["CT"], "HEAD", "south".parse().unwrap(), vec![pool("general")]);
+    let likely = |n, complete_at| Item { probability: Some(Ppm::ONE), ..item(n, routine(), complete_at) };
+    let mut queue = queue([Item { needs: elsewhere, ..likely(1, 500) }, likely(2, 1_000)]);
+    assert_eq!(picked(&mut queue, &reader("r"), 1_200), Some(read(1)));
+    assert_eq!(queue.insert(item(3, routine(), 0)), None);
+    assert_eq!(picked(&mut queue, &reader("r"), 1_200), Some(read(3)));
+}
+
 #[test]
 fn immediate_classes_go_first_unless_the_index_alone_decides() {
     let critical = Item { probability: Some(Ppm::ONE), ..item(1, routine(), 0) };

@@ -7,10 +7,7 @@ use isocenter_domain::{
     id::{ReadId, ReaderId},
 };
 
-use crate::{
-    Item, Lane, Params, Urgency, order,
-    order::{Level, Slope},
-};
+use crate::{Item, Lane, Params, Urgency, order, order::Level};
 
 /// What makes a family; competence, place and pools by number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,53 +69,69 @@ impl Tag {
     }
 }
 
-/// A bound on what a family holds.
+/// Where a family stands at best: where the read stands that leads by index, until another may have overtaken it.
+/// Families that are pulled from come to stand nearly alike, so that a looser bound would tell little.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     tier: u8,
     /// When the oldest joins the front lane, and its deadline.
     front_at: Time,
     deadline_at: Time,
-    /// Until when the bound holds: indices never fall with time.
+    /// When the chords begin and end.
+    from: Time,
     until: Time,
-    /// The read that leads by index: its index is known at any time.
-    leader: Time,
-    slope: Slope,
-    /// The greatest index of the others at `until`, without factor.
-    second: f64,
+    /// The index of the read that leads, and the greatest of the others; without factor.
+    leader: Chord,
+    others: Chord,
+}
+
+/// What an index stays below between two moments: the cost of waiting rises evenly or ever faster (`Params::checked`),
+/// so that the straight line from its first value to its last is above it. Before that it is below the first value.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chord {
+    first: f64,
+    /// For each microsecond.
+    rise: f64,
 }
 
 /// More than rounding can make of an index.
 const SLACK: f64 = 1.000_000_1;
 
-/// A bound holds for this part of the age of the read that leads: the longer, the less it tells of the others.
-const VALIDITY: u32 = 128;
+/// Chords last for this part of the age of the read that leads: the longer, the further above what they bound, so that
+/// another seems to overtake sooner.
+const VALIDITY: u32 = 4;
 
 impl Family {
     pub fn new(kin: Kin) -> Self {
         Self { kin, lines: Vec::new() }
     }
 
-    pub fn insert(&mut self, item: Arc<Item>, params: &Params) {
+    /// Adds an item of the family. Whether it is the first of its line now.
+    pub fn insert(&mut self, item: Arc<Item>, params: &Params) -> bool {
         let level = Level::of(&item, params);
         let number = self.lines.binary_search_by_key(&level, |line| line.level).unwrap_or_else(|number| {
             self.lines.insert(number, Line { level, head: item.complete_at, items: BTreeMap::new() });
             number
         });
         let line = &mut self.lines[number];
+        let heads = line.items.is_empty() || item.complete_at < line.head;
         line.head = line.head.min(item.complete_at);
         line.items.insert((item.complete_at, item.read.clone()), item);
+        heads
     }
 
-    pub fn remove(&mut self, item: &Item, params: &Params) {
+    /// Takes an item out. Whether it was the first of its line.
+    pub fn remove(&mut self, item: &Item, params: &Params) -> bool {
         let level = Level::of(item, params);
-        let Ok(number) = self.lines.binary_search_by_key(&level, |line| line.level) else { return };
+        let Ok(number) = self.lines.binary_search_by_key(&level, |line| line.level) else { return false };
         let line = &mut self.lines[number];
+        let headed = item.complete_at == line.head;
         line.items.remove(&(item.complete_at, item.read.clone()));
         match line.items.keys().next() {
             Some((head, _)) => line.head = *head,
             None => drop(self.lines.remove(number)),
         }
+        headed
     }
 
     pub fn is_empty(&self) -> bool {
@@ -139,9 +152,8 @@ impl Family {
         now: Time,
     ) -> Option<(Stand, &Arc<Item>)> {
         let stand = |line: &Line, at| self.stand(line.level, at, factor, params, now);
-        let most = self.lines.iter().min_by_key(|line| stand(line, line.head))?;
         let mut best: Option<(Stand, &Arc<Item>)> = None;
-        for line in std::iter::once(most).chain(&self.lines) {
+        for line in &self.lines {
             if best.is_some_and(|(before, _)| before < stand(line, line.head)) {
                 continue;
             }
@@ -169,50 +181,66 @@ impl Family {
 
     /// A bound of a family that is not empty, from `now` on for a while.
     pub fn bound(&self, params: &Params, now: Time) -> Bound {
-        let kin = &self.kin;
+        let urgency = &self.kin.urgency;
+        let index = |line: &Line, at| params.index(urgency, line.level, line.head, 1.0, at).value;
         let oldest = self.lines.iter().map(|line| line.head).min().expect("a family that is kept has a read");
-        let index = |line: &Line, at| params.index(&kin.urgency, line.level, line.head, 1.0, at).value;
         let indices = self.lines.iter().map(|line| (index(line, now), line));
         let leads = indices.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, line)| line);
         let leads = leads.expect("a family that is kept has a line");
         let until = now.plus(now.since(leads.head).saturating_add(params.head_start) / VALIDITY);
-        let others = self.lines.iter().filter(|line| line.level != leads.level);
-        Bound {
-            leader: leads.head,
-            slope: params.slope(&kin.urgency, leads.level),
-            second: others.map(|line| index(line, until)).fold(0.0, f64::max),
+        let mut bound = Bound {
+            tier: params.tier(urgency),
+            front_at: params.front_at(urgency, oldest).unwrap_or(Time(i64::MAX)),
+            deadline_at: oldest.plus(urgency.target),
+            from: now,
             until,
-            front_at: params.front_at(&kin.urgency, oldest).unwrap_or(Time(i64::MAX)),
-            deadline_at: oldest.plus(kin.urgency.target),
-            ..Bound::unknown(kin, params)
+            leader: Chord::default(),
+            others: Chord::default(),
+        };
+        let length = order::elapsed(now, until);
+        for line in &self.lines {
+            let ends = (index(line, now), index(line, until));
+            let chord = if line.level == leads.level { &mut bound.leader } else { &mut bound.others };
+            chord.rise_above(ends, length);
         }
+        bound
+    }
+}
+
+impl Chord {
+    fn rise_above(&mut self, (first, last): (f64, f64), length: f64) {
+        let last = last.max(self.at(length));
+        self.first = first.max(self.first);
+        self.rise = (last - self.first) / length.max(1.0);
+    }
+
+    fn at(&self, micros: f64) -> f64 {
+        self.first + self.rise * micros
     }
 }
 
 impl Bound {
-    /// Of a family that has changed: holds for no time.
-    pub fn unknown(kin: &Kin, params: &Params) -> Self {
-        Self {
-            tier: params.tier(&kin.urgency),
-            front_at: Time(i64::MAX),
-            deadline_at: Time(i64::MAX),
-            until: Time(i64::MIN),
-            leader: Time::ZERO,
-            slope: Slope::default(),
-            second: 0.0,
+    /// Takes in what has joined the family at the head of its line.
+    pub fn widen(&mut self, item: &Item, params: &Params) {
+        let level = Level::of(item, params);
+        let index = |at| params.index(&item.urgency, level, item.complete_at, 1.0, at).value;
+        let front_at = params.front_at(&item.urgency, item.complete_at).unwrap_or(Time(i64::MAX));
+        self.front_at = self.front_at.min(front_at);
+        self.deadline_at = self.deadline_at.min(item.deadline_at());
+        self.others.rise_above((index(self.from), index(self.until)), order::elapsed(self.from, self.until));
+    }
+
+    /// Where at best a read of the family stands for a reader of `factor`; `None` where it has to be drawn anew.
+    pub fn at_best(&self, factor: f64, now: Time) -> Option<(u8, i64)> {
+        if self.until < now {
+            return None;
         }
-    }
-
-    pub fn holds(&self, now: Time) -> bool {
-        now <= self.until && self.until > Time(i64::MIN)
-    }
-
-    /// Where at best a read of the family stands for a reader of `factor`; sound while the bound holds.
-    pub fn at_best(&self, factor: f64, params: &Params, now: Time) -> (u8, i64) {
         if self.front_at <= now {
-            return (self.tier * 2, self.deadline_at.0);
+            return Some((self.tier * 2, self.deadline_at.0));
         }
-        let leader = self.slope.at(params.age(self.leader, now)) * SLACK;
-        (self.tier * 2 + 1, order::descending(leader.max(self.second) * factor))
+        let since = order::elapsed(self.from, now);
+        let leader = self.leader.at(since);
+        let place = order::descending(leader * SLACK * factor);
+        (self.others.at(since) <= leader).then_some((self.tier * 2 + 1, place))
     }
 }

@@ -20,14 +20,15 @@ use crate::{
 };
 use family::{Bound, Family, Kin, Tag};
 
-use scan::{Scan, Sight};
+use scan::Sight;
 
 /// The reads that wait.
 ///
 /// They are kept in families: reads that are the same to every reader but for age, probability and minutes. A reader is
 /// judged once for each different competence, place and list of pools; a pull then compares a bound of each family and
-/// looks into those few whose bound says that they may hold the first read. Its cost grows with the number of families,
-/// not with the number of reads, and its answer is that of a scan of every read.
+/// looks into those few whose bound says that they may hold the first read. A bound outlasts arrivals and time; it is
+/// drawn anew once what leads a family has left it or may be overtaken. The cost of a pull grows with the number of
+/// families, not with the number of reads, and its answer is that of a scan of every read.
 #[derive(Debug, Default)]
 pub struct Queue {
     params: Params,
@@ -39,11 +40,10 @@ pub struct Queue {
     numbers: BTreeMap<Kin, usize>,
     families: Vec<Family>,
     tags: Vec<Tag>,
-    bounds: Vec<Bound>,
+    /// None: not known.
+    bounds: Vec<Option<Bound>>,
     /// What each reader who has pulled is fit for.
     sights: BTreeMap<ReaderId, Option<Sight>>,
-    /// Kept between pulls, so that a pull allocates nothing.
-    scan: Scan,
 }
 
 impl Queue {
@@ -96,15 +96,17 @@ impl Queue {
         let item = Arc::new(item);
         match self.numbers.get(&kin) {
             Some(number) => {
-                self.families[*number].insert(Arc::clone(&item), &self.params);
-                self.bounds[*number] = Bound::unknown(&kin, &self.params);
+                let heads = self.families[*number].insert(Arc::clone(&item), &self.params);
+                if let Some(bound) = self.bounds[*number].as_mut().filter(|_| heads) {
+                    bound.widen(&item, &self.params);
+                }
             }
             None => {
                 let mut family = Family::new(kin.clone());
                 family.insert(Arc::clone(&item), &self.params);
                 self.numbers.insert(kin.clone(), self.families.len());
                 self.tags.push(Tag::of(&kin));
-                self.bounds.push(Bound::unknown(&kin, &self.params));
+                self.bounds.push(None);
                 self.families.push(family);
             }
         }
@@ -117,11 +119,11 @@ impl Queue {
         let (item, kin) = self.items.remove(read)?;
         let number = *self.numbers.get(&kin).expect("an item that is kept has a family");
         let family = &mut self.families[number];
-        family.remove(&item, &self.params);
+        let headed = family.remove(&item, &self.params);
         if family.is_empty() {
             self.drop_family(number);
-        } else {
-            self.bounds[number] = Bound::unknown(&kin, &self.params);
+        } else if headed {
+            self.bounds[number] = None;
         }
         self.competences.release(kin.competence);
         self.places.release(kin.place);
@@ -145,12 +147,13 @@ impl Queue {
         self.first(reader, now, |_| true)
     }
 
-    /// The first read in order at `now` that may be leased ahead to `reader`: of a class that may be, and only where
-    /// [`next_up::may_lease`] allows it. It stays in the queue.
+    /// The first read in order at `now` that may be leased ahead to `reader`: of a class that may be, whatever waits of
+    /// immediate classes, and only where [`next_up::may_lease`] allows it. `None` while that read is in the front lane:
+    /// it is for the next who is free, and what was leased from behind it would be given back for it
+    /// ([`next_up::outranked`]). It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
         let read = self.first(reader, now, |tag| tag.next_up)?.read.clone();
-        // The front lane goes first: where its first read is in it, nothing of it is leased, and the rest waits a moment.
         self.get(&read).filter(|item| next_up::may_wait(&self.params, item, now))
     }
 

@@ -13,13 +13,6 @@ use super::{
 };
 use crate::{Item, ReaderProfile, Sites, Skill, filter, interned::Answers};
 
-/// What a pull writes down on its way.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    /// Where the reads of a family stand at best, and the family.
-    hopes: Vec<((u8, i64), usize)>,
-}
-
 /// What one reader is fit for, as far as it is the same for all reads of a family.
 #[derive(Debug)]
 pub(super) struct Sight {
@@ -131,10 +124,7 @@ impl Queue {
             None => Sight::new(reader, now),
         };
         self.look(&mut sight, reader, now);
-        let mut scan = std::mem::take(&mut self.scan);
-        self.hope(&mut scan, &sight, reader, now, may);
-        let found = self.best(&scan, &sight, reader, now);
-        self.scan = scan;
+        let found = self.best(&sight, reader, now, may);
         match self.sights.get_mut(&reader.id) {
             Some(place) => *place = Some(sight),
             None => drop(self.sights.insert(reader.id.clone(), Some(sight))),
@@ -142,48 +132,35 @@ impl Queue {
         self.get(&found?)
     }
 
-    /// Where each family that the reader may have stands at best.
-    fn hope(
+    /// The first read of the families that the reader may have: of each, where it stands at best rules it out, or it is
+    /// looked into.
+    fn best(
         &mut self,
-        scan: &mut Scan,
         sight: &Sight,
         reader: &ReaderProfile,
         now: Time,
         may: impl Fn(&Tag) -> bool,
-    ) {
-        let hopes = &mut scan.hopes;
+    ) -> Option<ReadId> {
         let spared = reader.is_spared();
-        hopes.clear();
-        for (number, tag) in self.tags.iter().enumerate() {
+        let mut best: Option<(Stand, &Item)> = None;
+        for ((tag, bound), family) in self.tags.iter().zip(&mut self.bounds).zip(&self.families) {
             if !sight.allows(tag.competence, tag.place, tag.pools) || !may(tag) {
                 continue;
             }
-            let bound = &mut self.bounds[number];
-            if !bound.holds(now) {
-                *bound = self.families[number].bound(&self.params, now);
-            }
-            let local = sight.homes.of(tag.place);
-            let factor = self.params.product(local, tag.prefers, tag.heavy && spared);
-            hopes.push((bound.at_best(factor, &self.params, now), number));
-        }
-    }
-
-    /// The first read of the families hoped for. The most promising one is looked into first, which rules most of the
-    /// others out.
-    fn best(&self, scan: &Scan, sight: &Sight, reader: &ReaderProfile, now: Time) -> Option<ReadId> {
-        let spared = reader.is_spared();
-        let most = scan.hopes.iter().min()?;
-        let mut best: Option<(Stand, &Item)> = None;
-        for (hope, number) in std::iter::once(most).chain(&scan.hopes) {
-            if best.as_ref().is_some_and(|(stand, _)| (stand.group, stand.place) < *hope) {
+            let factor =
+                |preferred| self.params.product(sight.homes.of(tag.place), preferred, tag.heavy && spared);
+            // Of what prefers somebody it is taken to be this reader, until it is looked into.
+            let most = factor(tag.prefers);
+            let known = bound.as_ref().and_then(|bound| bound.at_best(most, now));
+            let hope = known.unwrap_or_else(|| {
+                let drawn = bound.insert(family.bound(&self.params, now));
+                drawn.at_best(most, now).expect("a bound tells of the moment it was drawn at")
+            });
+            if best.is_some_and(|(stand, _)| (stand.group, stand.place) < hope) {
                 continue;
             }
-            let family = &self.families[*number];
-            let kin = &family.kin;
-            let preferred = kin.prefers.as_ref() == Some(&reader.id);
-            let local = sight.homes.of(kin.place);
-            let factor = self.params.product(local, preferred, kin.heavy && spared);
-            let Some((stand, item)) = family.first(&reader.id, factor, &self.params, now) else { continue };
+            let own = factor(family.kin.prefers.as_ref() == Some(&reader.id));
+            let Some((stand, item)) = family.first(&reader.id, own, &self.params, now) else { continue };
             if best.is_none_or(|(before, other)| (stand, &item.read) < (before, &other.read)) {
                 best = Some((stand, item));
             }
