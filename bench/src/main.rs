@@ -7,6 +7,7 @@ mod flow;
 mod images;
 mod memory;
 mod network;
+mod offers;
 mod records;
 mod startup;
 mod system;
@@ -78,6 +79,18 @@ enum Command {
         #[arg(long, default_value_t = 50_000)]
         studies: u32,
     },
+    /// Offers a second, each answered once it is durable.
+    Offers {
+        /// Where live records are.
+        #[arg(long, value_enum, default_value_t = Store::Embedded)]
+        store: Store,
+        /// Reads in the queue.
+        #[arg(long, default_value_t = 10_000)]
+        waiting: u32,
+        /// Readers, each of whom asks once.
+        #[arg(long, default_value_t = 2_000)]
+        readers: u32,
+    },
     /// What a study costs at 1, 10, 100 and 200 times 25,000 studies a day.
     Cost {
         /// Seconds for each rate.
@@ -112,6 +125,9 @@ async fn run(command: Command, tasks: &Tasks, figures: &mut Figures) -> Result<(
             for store in [Store::Embedded, Store::Etcd] {
                 startup::run(store, 50_000, tasks, figures).await?;
             }
+            for store in [Store::Embedded, Store::Etcd] {
+                offers::run(store, 10_000, 1_000, tasks, figures).await?;
+            }
             memory::run(2_000, tasks, figures).await?;
             cost::run(20, 4_200, tasks, figures).await
         }
@@ -122,6 +138,9 @@ async fn run(command: Command, tasks: &Tasks, figures: &mut Figures) -> Result<(
         Command::Bytes { studies } => bytes::run(studies, tasks, figures).await,
         Command::Memory { studies } => memory::run(studies, tasks, figures).await,
         Command::Startup { store, studies } => startup::run(store, studies, tasks, figures).await,
+        Command::Offers { store, waiting, readers } => {
+            offers::run(store, waiting, readers, tasks, figures).await
+        }
         Command::Cost { seconds, live } => cost::run(seconds, live, tasks, figures).await,
     }
 }

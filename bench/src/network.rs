@@ -69,20 +69,12 @@ impl Network {
         think: std::ops::Range<Duration>,
         tasks: &Tasks,
     ) -> Result<()> {
-        let mut client = RegistryClient::new(connect(registry).await?);
+        let registry = connect(registry).await?;
         for n in 0..count {
-            let reader_id = format!("bench-{n}");
-            let reader = v1::Reader {
-                reader_id: reader_id.clone(),
-                skills: vec![Skill { modality: "*".into(), body_part: "*".into() }],
-                site_ids: vec!["*".into()],
-                pool_ids: vec![POOL.into()],
-                ..v1::Reader::default()
-            };
-            put(&mut client, Entry::Reader(reader)).await?;
+            register(registry.clone(), n, POOL).await?;
             let config = ReaderConfig {
                 think: think.clone(),
-                ..ReaderConfig::new(reader_id.parse()?, server.to_owned(), u64::from(n))
+                ..ReaderConfig::new(reader_id(n).parse()?, server.to_owned(), u64::from(n))
             };
             self.readers.lock().push(Reader::start(config, tasks)?);
         }
@@ -93,6 +85,23 @@ impl Network {
     pub fn signed(&self) -> u64 {
         self.readers.lock().iter().map(|reader| reader.counts().signed).sum()
     }
+}
+
+/// A reader's name.
+pub fn reader_id(n: u32) -> String {
+    format!("bench-{n}")
+}
+
+/// Registers a reader of a pool who may have anything in it.
+pub async fn register(registry: Channel, n: u32, pool: &str) -> Result<()> {
+    let reader = v1::Reader {
+        reader_id: reader_id(n),
+        skills: vec![Skill { modality: "*".into(), body_part: "*".into() }],
+        site_ids: vec!["*".into()],
+        pool_ids: vec![pool.into()],
+        ..v1::Reader::default()
+    };
+    put(&mut RegistryClient::new(registry), Entry::Reader(reader)).await
 }
 
 /// Sends one new study over an association of its own.
@@ -127,7 +136,8 @@ pub async fn send_all(dicom: SocketAddr, studies: u32, at_once: usize) -> Result
     Ok(())
 }
 
-async fn put(client: &mut RegistryClient<Channel>, entry: Entry) -> Result<()> {
+/// Puts an entry of the registry.
+pub async fn put(client: &mut RegistryClient<Channel>, entry: Entry) -> Result<()> {
     let request_id = isocenter_runtime::random::uuid_v7().to_string();
     client.put(PutRequest { entry: Some(RegistryEntry { entry: Some(entry) }), request_id }).await?;
     Ok(())

@@ -17,6 +17,8 @@ use isocenter_runtime::random;
 use isocenter_store::{Key, Kv, Op, Page, Range, Txn, list_all, table::kind_range};
 use isocenter_wire::record::{Head, Stored, decode, encode};
 
+/// The pool of the studies that are written without the roles. It has no readers but those who are put into it.
+pub const KEPT: &str = "kept";
 /// Studies of one transaction: five records each, below etcd's 128 operations.
 const TOGETHER: u32 = 25;
 /// Transactions at once.
@@ -86,8 +88,8 @@ impl Template {
         put(ops, &PlanKey { study: uid.clone(), ..plan.clone() }, head, &Plan { reading, ..record.clone() })?;
         let (case, head, record) = &self.case;
         let members = vec![uid];
-        // A pool without readers: what is there to be waiting goes on waiting.
-        let record = Case { members, pools: vec!["kept".parse()?], ..record.clone() };
+        // What is there to be waiting goes on waiting.
+        let record = Case { members, pools: vec![KEPT.parse()?], ..record.clone() };
         put(ops, &CaseKey { case: id.clone(), ..case.clone() }, head, &record)?;
         let (read, head, record) = &self.read;
         let read = ReadKey { read: ReadId { case: id, n: read.read.n }, ..read.clone() };

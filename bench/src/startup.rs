@@ -54,7 +54,7 @@ pub async fn run(store: Store, studies: u32, tasks: &Tasks, figures: &mut Figure
 }
 
 /// Waits until something is on the worklist.
-async fn listed_queue(server: &Server) -> Result<()> {
+pub async fn listed_queue(server: &Server) -> Result<()> {
     let client = ReaderAssignmentClient::new(connect(&server.url()).await?);
     let look = async || {
         let request = ListWorklistRequest { page_size: 1, ..ListWorklistRequest::default() };
