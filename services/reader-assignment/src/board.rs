@@ -96,7 +96,7 @@ impl Board {
         let mut shown = BTreeSet::new();
         if let Some(case) = &case {
             for read in reads.values() {
-                view.ledger.see(&read.key, &read.record, &item::needs(&case.record));
+                view.ledger.see(&read.key, &read.record, || item::needs(&case.record));
                 let behind = inner.floors.get(&read.key).is_some_and(|floor| read.mod_revision < *floor);
                 if !behind {
                     inner.floors.remove(&read.key);

@@ -32,11 +32,12 @@ struct Leased {
 }
 
 impl Desk {
-    /// The leases of a tenant, as the mirrors have them.
-    fn leases(&self, tenant: Option<&TenantId>) -> Vec<Leased> {
-        let hands = self.view.holdings.all();
-        let of_tenant = hands.into_iter().filter(|h| tenant.is_none_or(|tenant| h.key.tenant == *tenant));
-        of_tenant.filter_map(|hands| self.lease(hands)).collect()
+    /// The leases of those hands that `asked` for, as the mirrors have them.
+    fn leases(&self, asked: impl Fn(&Stored<Holding>) -> bool) -> impl Iterator<Item = Leased> {
+        // The hands say of most that they have no lease, and every offer asks: the reads are looked up last.
+        let hands = self.view.holdings.all().into_iter();
+        let some = hands.filter(move |hands| hands.record.offered.is_some() && asked(hands));
+        some.filter_map(|hands| self.lease(hands))
     }
 
     fn lease(&self, hands: Arc<Stored<Holding>>) -> Option<Leased> {
@@ -73,9 +74,8 @@ impl Desk {
             Some((params.index_of(&item, Some(free), now).value, leased))
         };
         // Nothing is taken from who could turn to it now.
-        let busy = |leased: &Leased| leased.hands.record.open.is_some();
-        let leases = self.leases(Some(tenant)).into_iter().filter(|leased| busy(leased) && rested(leased));
-        let best = leases.filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
+        let busy = |hands: &Stored<Holding>| hands.key.tenant == *tenant && hands.record.open.is_some();
+        let best = self.leases(busy).filter(rested).filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((_, leased)) = best else { return Ok(None) };
         match self.end_lease(&leased, Recalled::BetterUse).await {
             Ok(()) => {}
@@ -126,7 +126,7 @@ impl Desk {
 
     /// Ends the leases that cannot stand any more. Only the leader does; a reader's absence is told by the reconciler.
     pub(crate) async fn sweep_leases(&self, now: Time) {
-        for leased in self.leases(None) {
+        for leased in self.leases(|_| true) {
             let Some(why) = self.ends(&leased, self.board.params(), now) else { continue };
             if let Err(e) = self.end_lease(&leased, why).await
                 && !e.is_worth_rereading()

@@ -56,10 +56,10 @@ impl Ledger {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Takes note of a read as it is. The same state again changes nothing.
-    pub fn see(&self, key: &ReadKey, read: &Read, needs: &Needs) {
+    pub fn see(&self, key: &ReadKey, read: &Read, needs: impl Fn() -> Needs) {
         let inner = &mut *self.0.lock();
         if let Some(signed) = &read.preliminary {
-            inner.signed(key, &signed.reader, signed.at, needs);
+            inner.signed(key, &signed.reader, signed.at, &needs());
         }
         match &read.state {
             ReadState::Open { reader, since, .. } => inner.opened(key, reader, *since),
@@ -70,7 +70,7 @@ impl Ledger {
                 }
             }
             ReadState::Signed { reader, at, .. } | ReadState::NonDiagnostic { reader, at, .. } => {
-                inner.signed(key, reader, *at, needs);
+                inner.signed(key, reader, *at, &needs());
             }
             ReadState::Waiting
             | ReadState::AwaitingFinal
