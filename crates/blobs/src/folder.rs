@@ -244,19 +244,24 @@ enum Pending {
     Object(Entry),
 }
 
-/// See [`crate::Blobs::list`].
-pub(crate) fn list(store: Arc<LocalFileSystem>, prefix: Prefix) -> BoxStream<'static, Result<Entry, Error>> {
+/// See [`crate::Blobs::list_after`].
+pub(crate) fn list(
+    store: Arc<LocalFileSystem>,
+    prefix: Prefix,
+    after: Option<BlobPath>,
+) -> BoxStream<'static, Result<Entry, Error>> {
     let start = vec![Pending::Folder(object_store::path::Path::from(prefix.as_str()))];
-    let entries = stream::try_unfold((store, prefix, start), |(store, prefix, mut pending)| async move {
+    let state = (store, prefix, after, start);
+    let entries = stream::try_unfold(state, |(store, prefix, after, mut pending)| async move {
         loop {
             match pending.pop() {
                 None => return Ok(None),
-                Some(Pending::Object(entry)) => return Ok(Some((entry, (store, prefix, pending)))),
+                Some(Pending::Object(entry)) => return Ok(Some((entry, (store, prefix, after, pending)))),
                 Some(Pending::Folder(folder)) => {
                     let found = store.list_with_delimiter(Some(&folder)).await;
                     let found =
                         found.map_err(|e| Error::List { prefix: prefix.clone(), source: io_of(&e) })?;
-                    pending.extend(in_order(found));
+                    pending.extend(in_order(found, after.as_ref()));
                 }
             }
         }
@@ -264,13 +269,19 @@ pub(crate) fn list(store: Arc<LocalFileSystem>, prefix: Prefix) -> BoxStream<'st
     entries.boxed()
 }
 
-/// One folder's content, last first. A sub-folder sorts by the names under it, which go on with a `/`.
-fn in_order(found: ListResult) -> impl Iterator<Item = Pending> {
-    let folders = found.common_prefixes.into_iter().map(|p| (format!("{p}/"), Pending::Folder(p)));
+/// One folder's content, last first, without what lies wholly before `after`. A sub-folder sorts by the names under it, which
+/// go on with a `/`.
+fn in_order(found: ListResult, after: Option<&BlobPath>) -> impl Iterator<Item = Pending> {
+    let after = after.map(BlobPath::as_str).unwrap_or_default();
+    let folders = found.common_prefixes.into_iter().filter_map(|folder| {
+        let name = format!("{folder}/");
+        (name.as_str() > after || after.starts_with(&name)).then_some((name, Pending::Folder(folder)))
+    });
     let objects = found.objects.into_iter().filter_map(|meta| {
         // What has another name than an object's was not made here; it is nobody's object.
         let path = BlobPath::parse(meta.location.as_ref()).ok()?;
-        Some((path.as_str().to_owned(), Pending::Object(Entry { path, size: meta.size })))
+        let name = path.as_str().to_owned();
+        (name.as_str() > after).then_some((name, Pending::Object(Entry { path, size: meta.size })))
     });
     let mut all: Vec<(String, Pending)> = folders.chain(objects).collect();
     all.sort_unstable_by(|a, b| b.0.cmp(&a.0));

@@ -213,7 +213,14 @@ impl Blobs {
     /// An item of the stream is [`Error::List`]; nothing follows it.
     #[must_use]
     pub fn list(&self, prefix: &Prefix) -> BoxStream<'static, Result<Entry, Error>> {
-        folder::list(Arc::clone(&self.store), prefix.clone())
+        folder::list(Arc::clone(&self.store), prefix.clone(), None)
+    }
+
+    /// As [`Blobs::list`], but only those that come after the name `after`: a listing goes on where it was broken off, and
+    /// costs what is left of it.
+    #[must_use]
+    pub fn list_after(&self, prefix: &Prefix, after: &BlobPath) -> BoxStream<'static, Result<Entry, Error>> {
+        folder::list(Arc::clone(&self.store), prefix.clone(), Some(after.clone()))
     }
 
     /// The object under `prefix` whose name is the last in byte order, such as a study's newest manifest or head.

@@ -124,6 +124,13 @@ async fn listings_are_in_order_and_pass_over_unfinished_files() {
     let all = path::all_of("manifest", &tenant()).unwrap();
     let listed: Vec<BlobPath> = place.blobs.list(&all).map_ok(|e| e.path).try_collect().await.unwrap();
     assert_eq!(listed, made);
+    for (n, after) in made.iter().enumerate() {
+        let rest = place.blobs.list_after(&all, after).map_ok(|e| e.path);
+        assert_eq!(rest.try_collect::<Vec<_>>().await.unwrap(), made[n + 1..], "after {after}");
+    }
+    let gone = path::manifest(&tenant(), &study("1.2"), 3);
+    let rest: Vec<_> = place.blobs.list_after(&all, &gone).map_ok(|e| e.path).try_collect().await.unwrap();
+    assert_eq!(rest, made.iter().filter(|name| **name > gone).cloned().collect::<Vec<_>>());
     let newest = place.blobs.last(&path::manifests_of(&tenant(), &study("1.2"))).await.unwrap().unwrap();
     assert_eq!(newest.path, path::manifest(&tenant(), &study("1.2"), 11));
     assert_eq!(place.blobs.last(&path::journal_of(3)).await.unwrap(), None);

@@ -125,7 +125,7 @@ fn json(kv: &KeyValue) -> String {
 }
 
 /// The pages of a range, all at the first one's revision.
-fn pages(tables: &Tables, range: Range) -> BoxStream<'static, Result<Listing, Error>> {
+pub(crate) fn pages(tables: &Tables, range: Range) -> BoxStream<'static, Result<Listing, Error>> {
     let kv = std::sync::Arc::clone(tables.kv());
     let first = Some(Page { limit: LIST_PAGE, ..Page::default() });
     stream::try_unfold((kv, range, first), |(kv, range, page)| async move {

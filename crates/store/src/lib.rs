@@ -30,4 +30,4 @@ pub use kv::{
     Txn, TxnAnswer, Usage, WatchItem, WatchStream, list_all,
 };
 pub use open::{open, open_with};
-pub use restore::Restored;
+pub use restore::{Restored, Restoring};

@@ -49,6 +49,15 @@ pub enum Error {
         #[source]
         source: Undecodable,
     },
+    /// An object of the journal is damaged.
+    #[error("the journal object {object} is damaged: restore it from a backup of blobs")]
+    Journal {
+        /// Which.
+        object: isocenter_blobs::BlobPath,
+        /// Why.
+        #[source]
+        source: Undecodable,
+    },
     /// A record's state does not allow what the archive would do.
     #[error(transparent)]
     Illegal(#[from] Illegal),
@@ -79,7 +88,7 @@ impl Kinded for Error {
             },
             Self::Unserved(_) => Kind::Unavailable,
             Self::Schema(_) | Self::Rebuilding => Kind::FailedPrecondition,
-            Self::Undecodable { source, .. } => source.kind(),
+            Self::Undecodable { source, .. } | Self::Journal { source, .. } => source.kind(),
             Self::Illegal(e) => e.kind(),
             Self::Fork => Kind::DataLoss,
             Self::NoStudy | Self::NoReport => Kind::NotFound,

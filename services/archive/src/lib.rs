@@ -21,6 +21,7 @@ pub mod plan;
 mod reconcile;
 mod records;
 mod replay;
+mod restore;
 mod rpc;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ pub use crate::{
     error::Error,
     records::{Gap, History, Migration, Records, Schema, Serving},
     replay::{Replayed, replay},
+    restore::restore,
 };
 
 /// How often the gauges of the outbox are made fresh: as often as they are scraped, about.

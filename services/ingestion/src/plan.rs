@@ -148,9 +148,6 @@ pub(crate) enum Completion {
 /// Nothing pending, no association open, and no image for the `quiet` period make it whole. Past `max_assembly` it is whole
 /// with what is there; a node that is not settled then is named as a doubt. A study of which no node lists anything is not
 /// whole, unless a node is in doubt: what that one put into blobs it may not have come to list.
-///
-/// A time that is further ahead than that wait, and than clocks differ, was written by a clock that had jumped: it says
-/// nothing, and nobody waits for it to come true.
 pub(crate) fn complete(
     study: &Study,
     intakes: &[(NodeId, Intake)],
@@ -158,7 +155,7 @@ pub(crate) fn complete(
     quiet: Duration,
     max_assembly: Duration,
 ) -> Completion {
-    let over = |since: Time, wait: Duration| now >= since.plus(wait) || since > now.plus(wait.max(SKEW));
+    let over = |since: Time, wait: Duration| since.is_over(wait, SKEW, now);
     let bound = study.first_received_at.plus(max_assembly);
     let past = over(study.first_received_at, max_assembly);
     match doubt(intakes) {

@@ -156,8 +156,8 @@ fn next_of(key: &DeliveryKey, delivery: &Delivery, schedule: &Schedule, now: Tim
         DeliveryState::Retrying { error, .. } if schedule.gives_up(delivery.since, now) => {
             Next::DeadLetter(key.clone(), given_up(delivery.attempts, error))
         }
-        // A pause longer than any was reckoned by a clock that had jumped: nobody waits for it.
-        DeliveryState::Retrying { next, .. } if *next > now && *next <= now.plus(schedule.max) => {
+        // No pause is longer than the longest.
+        DeliveryState::Retrying { next, .. } if !next.is_over(Duration::ZERO, schedule.max, now) => {
             Next::WaitUntil(*next)
         }
         DeliveryState::Retrying { .. } => Next::Send(key.clone()),

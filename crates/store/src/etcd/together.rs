@@ -22,13 +22,17 @@ const READS: usize = 64;
 pub(super) struct Together<Q, A>(Mutex<Waiting<Q, A>>);
 
 struct Waiting<Q, A> {
-    reads: VecDeque<(Q, oneshot::Sender<Turn<Q, A>>)>,
+    reads: VecDeque<(Q, Told<Q, A>)>,
     calls: usize,
+    /// With so many in the line it is looked through for callers that are gone.
+    look: usize,
 }
+
+type Told<Q, A> = oneshot::Sender<Turn<Q, A>>;
 
 impl<Q, A> Default for Together<Q, A> {
     fn default() -> Self {
-        Self(Mutex::new(Waiting { reads: VecDeque::new(), calls: 0 }))
+        Self(Mutex::new(Waiting { reads: VecDeque::new(), calls: 0, look: READS }))
     }
 }
 
@@ -86,32 +90,53 @@ impl<Q: Clone, A> Together<Q, A> {
                 Err(_) => return call(vec![query]).await?.pop().ok_or_else(missing_answer),
             },
         };
-        let (mut queries, mut turns) = (vec![query], Vec::new());
-        {
-            let mut waiting = self.0.lock();
-            let reads = waiting.reads.len().min(READS - 1);
-            for (query, turn) in waiting.reads.drain(..reads) {
-                queries.push(query);
-                turns.push(turn);
-            }
+        let (mut queries, mut turns) = (vec![query.clone()], Vec::new());
+        for (query, turn) in self.carried() {
+            queries.push(query);
+            turns.push(turn);
         }
+        let alone = turns.is_empty();
         let read = call(queries).await;
+        // Before the place is given on: who waits for it need not find out by itself what is known.
+        if read.as_ref().is_err_and(|e| everyones(e).is_some()) {
+            turns.extend(self.0.lock().reads.drain(..).map(|(_, turn)| turn));
+        }
         drop(place);
         // Who gave up meanwhile wants no answer.
-        let tell = |turn: oneshot::Sender<Turn<Q, A>>, read| drop(turn.send(Turn::Read(read)));
+        let tell = |turn: Told<Q, A>, read| drop(turn.send(Turn::Read(read)));
         match read {
             Ok(found) => {
                 let mut found = found.into_iter();
-                let own = found.next().ok_or_else(missing_answer)?;
+                let own = found.next().ok_or_else(missing_answer);
                 turns.into_iter().for_each(|turn| tell(turn, found.next().ok_or_else(missing_answer)));
-                Ok(own)
+                own
             }
-            Err(Error::Unavailable { why }) => {
-                turns.into_iter().for_each(|turn| tell(turn, Err(Error::Unavailable { why: why.clone() })));
-                Err(Error::Unavailable { why })
+            Err(e) if alone || everyones(&e).is_some() => {
+                for (turn, e) in turns.into_iter().filter_map(|turn| Some((turn, everyones(&e)?))) {
+                    tell(turn, Err(e));
+                }
+                Err(e)
             }
-            Err(e) => Err(e),
+            // Those that were carried ask for themselves, and so does who carried them.
+            Err(_) => {
+                drop(turns);
+                call(vec![query]).await?.pop().ok_or_else(missing_answer)
+            }
         }
+    }
+
+    /// Those that wait longest and still wait, taken out of the line.
+    fn carried(&self) -> Vec<(Q, Told<Q, A>)> {
+        let mut waiting = self.0.lock();
+        let mut carried = Vec::new();
+        while carried.len() < READS - 1
+            && let Some((query, turn)) = waiting.reads.pop_front()
+        {
+            if !turn.is_closed() {
+                carried.push((query, turn));
+            }
+        }
+        carried
     }
 
     /// The right to call now, or the place in the line.
@@ -121,9 +146,42 @@ impl<Q: Clone, A> Together<Q, A> {
             waiting.calls += 1;
             return Ok(Place { together: Arc::clone(self), given: false });
         }
+        if waiting.reads.len() >= waiting.look {
+            // Callers that come again and again while the store is slow leave their places behind.
+            waiting.reads.retain(|(_, turn)| !turn.is_closed());
+            waiting.look = READS.max(2 * waiting.reads.len());
+        }
         let (turn, told) = oneshot::channel();
         waiting.reads.push_back((query.clone(), turn));
         Err(told)
+    }
+}
+
+/// The same error once more, where it concerns everybody who asks now. `None` where it may concern one of the reads alone:
+/// the user may not read its range, the store holds there what cannot be understood, or all answers together are too long.
+fn everyones(error: &Error) -> Option<Error> {
+    match error {
+        Error::Unavailable { why } => Some(Error::Unavailable { why: why.clone() }),
+        // It is told once: the calls that follow are answered by the other cluster.
+        Error::OtherCluster { was, is } => Some(Error::OtherCluster { was: *was, is: *is }),
+        Error::Ambiguous { .. }
+        | Error::Compacted { .. }
+        | Error::FutureRevision { .. }
+        | Error::Lost { .. }
+        | Error::LeaseExpired
+        | Error::TooLarge { .. }
+        | Error::TooManyOps { .. }
+        | Error::DuplicateKey
+        | Error::NoSpace
+        | Error::Locked { .. }
+        | Error::Corrupt { .. }
+        | Error::Io { .. }
+        | Error::Poisoned { .. }
+        | Error::Refused
+        | Error::InvalidKey { .. }
+        | Error::InvalidAddress { .. }
+        | Error::Denied { .. }
+        | Error::Protocol { .. } => None,
     }
 }
 
@@ -235,14 +293,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_nobody_waits_for_is_not_asked_and_leaves_no_place_behind() {
+        let (together, store) = (Arc::new(Store::default()), Held::new());
+        let get = |n| {
+            let (together, store) = (&together, &store);
+            Box::pin(async move { together.read(n, |keys| store.call(keys)).await })
+        };
+        let mut first: Vec<_> = (0..=CALLS).map(get).collect();
+        assert!(first.iter_mut().all(|read| read.as_mut().now_or_never().is_none()));
+        // Many come, and give up.
+        for n in 0..10_000 {
+            assert!(get(n).now_or_never().is_none());
+        }
+        assert!(together.0.lock().reads.len() <= 2 * READS, "{}", together.0.lock().reads.len());
+        let mut last = get(7);
+        assert!(last.as_mut().now_or_never().is_none());
+        store.answer(100);
+        for (n, read) in join_all(first).await.into_iter().enumerate() {
+            assert_eq!(read.unwrap(), found(n));
+        }
+        assert_eq!(last.await.unwrap(), found(7));
+        assert!(store.most.load(Ordering::Relaxed) <= 2, "those that still wait, and no other");
+        assert!(store.calls.load(Ordering::Relaxed) <= CALLS + 2);
+        assert_eq!(together.0.lock().calls, 0);
+    }
+
+    #[tokio::test]
     async fn a_store_that_is_away_is_told_to_all_and_another_error_to_whom_it_concerns() {
-        for refused in [false, true] {
+        // The third and fourth are carried by one that is not refused itself, or by one that is.
+        for (refused, key) in [(false, 0), (true, 3), (true, 4)] {
             let together = Arc::new(Store::default());
             let calls = AtomicUsize::new(0);
             let call = async |keys: Vec<usize>| {
                 calls.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
-                match (refused, keys[0] == 3) {
+                match (refused, keys.contains(&key)) {
                     (false, _) => Err(Error::unavailable("away")),
                     (true, true) => Err(Error::Protocol { why: "no".to_owned() }),
                     (true, false) => Ok(keys.into_iter().map(found).collect()),
@@ -257,9 +342,9 @@ mod tests {
             match refused {
                 false => {
                     assert_eq!(failed, [true; 5]);
-                    assert!(calls.load(Ordering::Relaxed) < 5, "some are told by another's call");
+                    assert_eq!(calls.load(Ordering::Relaxed), CALLS, "whoever waits is told at once");
                 }
-                true => assert_eq!(failed, [false, false, true, false, false]),
+                true => assert_eq!(failed, [1, 2, 3, 4, 5].map(|n| n == key)),
             }
             assert_eq!(together.0.lock().calls, 0);
         }

@@ -112,7 +112,8 @@ impl<'a> Change<'a> {
     pub fn delete<R: Storable>(&mut self, current: &Stored<R>, event: &str) {
         let key = store_key(&current.key);
         self.compare.push(Compare::unchanged(&key, current.mod_revision));
-        self.event(&key, current.head.seq + 1, event, &current.head.trace);
+        let at = self.now.max(current.head.updated_at);
+        self.event(&key, current.head.seq + 1, event, &current.head.trace, at);
         self.ops.push(Op::delete(&key));
         self.anchor.get_or_insert((key, current.head.seq + 1));
     }
@@ -176,19 +177,20 @@ impl<'a> Change<'a> {
     }
 
     fn write<R: Storable>(&mut self, key: Key, head: &Head, record: &R, event: &str) {
-        self.event(&key, head.seq, event, &head.trace);
+        self.event(&key, head.seq, event, &head.trace, head.updated_at);
         self.ops.push(Op::put(&key, wire::encode(head, record)));
         self.anchor.get_or_insert((key, head.seq));
     }
 
-    fn event(&mut self, key: &Key, seq: u64, event: &str, trace: &str) {
+    /// No event is dated before the one before it: a restore of the store relies on that.
+    fn event(&mut self, key: &Key, seq: u64, event: &str, trace: &str, at: Time) {
         let event = Event {
             key: key.to_string(),
             seq,
             event: event.to_owned(),
             actor: self.cause.actor.clone(),
             reason: self.cause.reason.clone(),
-            at: self.now,
+            at,
             op_id: self.cause.op_id.clone(),
             trace: trace.to_owned(),
         };

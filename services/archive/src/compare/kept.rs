@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What helps where an object of ours is gone.
-const RESTORE: Remedy = Remedy::Person("restore the object from a backup of blobs");
+pub(super) const RESTORE: Remedy = Remedy::Person("restore the object from a backup of blobs");
 
 /// What helps where an image is gone.
 const RESEND: Remedy =
@@ -68,6 +68,9 @@ impl Comparer {
             self.instances(&study.key, study.record.revision, live, compared).await?;
         }
         self.listed(tenant, live, compared).await?;
+        if depth == Depth::Everything {
+            self.late(tenant, live, compared).await?;
+        }
         self.intakes(live, compared).await?;
         self.bodies(tenant, live, compared).await?;
         self.owed(compared).await?;
@@ -264,7 +267,7 @@ impl Comparer {
 
     /// Whether the store knows of a study by now: its objects are written before its records, and a closed one may be on its
     /// way to SQL.
-    async fn begins(&self, key: &StudyKey) -> Result<bool, Error> {
+    pub(super) async fn begins(&self, key: &StudyKey) -> Result<bool, Error> {
         let intakes = owner_range::<IntakeKey>(&key.tenant, key.study.as_str(), &[key.study.as_str()]);
         let page = Page { limit: 1, ..Page::default() };
         Ok(!self.tables.kv().list(&intakes, page).await?.items.is_empty()

@@ -152,7 +152,14 @@ impl Comparer {
         let before = wire::decode_head(&head).map_err(undecodable("a record of a head"))?;
         let mut entries = self.lost_events(key, &before, &head, order).await?;
         let op_id = format!("closed {}", before.seq + 1);
-        let event = order.event(key, before.seq + 1, "closed", closed_at, op_id, &before.trace);
+        let event = order.event(
+            key,
+            before.seq + 1,
+            "closed",
+            closed_at.max(before.updated_at),
+            op_id,
+            &before.trace,
+        );
         entries.push(JournalEntry { event, value_seq: 0, value: Vec::new() });
         Ok(entries)
     }

@@ -1,6 +1,7 @@
 //! Received = routed = read = delivered, or the list of differences.
 
 mod kept;
+mod late;
 mod live;
 mod mend;
 mod stuck;

@@ -360,7 +360,8 @@ impl Drainer {
 /// The last event of a record that was closed together with another, whose event it was.
 fn closed(with: &Event, key: &str, last: &[u8]) -> Option<JournalEntry> {
     let head = wire::decode_head(last).ok()?;
-    let event = Event { key: key.to_owned(), seq: head.seq + 1, trace: head.trace, ..with.clone() };
+    let at = with.at.max(head.updated_at);
+    let event = Event { key: key.to_owned(), seq: head.seq + 1, at, trace: head.trace, ..with.clone() };
     Some(JournalEntry { event, value_seq: 0, value: Vec::new() })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use isocenter_blobs::path;
 use isocenter_domain::{
+    document::Segment,
     key::{StudyKey, text},
     record::{
         case::Case,
@@ -17,7 +18,10 @@ use isocenter_domain::{
     refs::Digest,
 };
 use isocenter_store::{Op, Txn, table::store_key};
-use isocenter_wire::v1::{self, archive_server::Archive as _};
+use isocenter_wire::{
+    document::Stored as _,
+    v1::{self, archive_server::Archive as _},
+};
 
 use super::fixture::{
     Fixture, Given, asked, case_key, delivery_key, intake_key, node, plan_key, read_key, report_key,
@@ -104,6 +108,27 @@ async fn images_of_which_no_record_tells_are_found() {
     let at = path::segment(&lost.tenant, &lost.study, &node(), &Digest::of(b"a segment"));
     fixture.blobs.put_new(&at, b"a segment".as_slice().into()).await.unwrap();
     assert_eq!(differences(&fixture).await, one("study", text(&lost)));
+}
+
+#[tokio::test]
+async fn images_that_a_closed_study_lacks_are_found() {
+    let (fixture, _, closed) = clean().await;
+    let put = async |images: isocenter_domain::document::Images, node: &str| {
+        let node: isocenter_domain::id::NodeId = node.parse().unwrap();
+        let segment = Segment { study: closed.study.clone(), node: node.clone(), images }.encode();
+        let at = path::segment(&closed.tenant, &closed.study, &node, &Digest::of(&segment));
+        fixture.blobs.put_new(&at, segment.into()).await.unwrap();
+    };
+    // What was replaced and not removed lists what the study has.
+    let given = Given { uid: "1.2.4", ..Given::default() };
+    put(fixture.images(&closed, &given).await, "n0").await;
+    assert_eq!(differences(&fixture).await, Vec::new());
+    put(fixture.images(&closed, &Given { uid: "1.2.4.77", ..given }).await, "n1").await;
+    assert_eq!(differences(&fixture).await, one("study", text(&closed)));
+    // Once its intake is told of, it is about to be reopened.
+    fixture.create(&intake_key(&closed), &Intake::default()).await;
+    fixture.drain().await;
+    assert_eq!(differences(&fixture).await, Vec::new());
 }
 
 #[tokio::test]

@@ -14,5 +14,7 @@ mod fixture;
 mod mending;
 #[path = "rebuilding.rs"]
 mod rebuilding;
+#[path = "restoring.rs"]
+mod restoring;
 #[path = "serving.rs"]
 mod serving;

@@ -2,7 +2,8 @@
 
 use isocenter_blobs::path;
 use isocenter_domain::{
-    key::{IntakeKey, StudyKey},
+    document::Head,
+    key::{IntakeKey, StudyKey, text},
     record::{intake::Intake, study::Study},
 };
 use isocenter_peers::synthetic::StudyKind;
@@ -11,6 +12,7 @@ use isocenter_store::{
     table::{Cause, store_key},
 };
 use isocenter_testkit::wait_for;
+use isocenter_wire::{document::Stored as _, record as wire};
 
 use super::all;
 use crate::world::*;
@@ -102,5 +104,59 @@ async fn images_that_an_intake_does_not_name_are_taken_up_too() {
 
     let a = world.node("a").await;
     wait_for("the whole study again", SOON, async || world.has(&key, &all(&files)).await).await;
+    a.stop().await;
+}
+
+/// Closes a study, as far as ingestion is concerned: its records into a head, and out of the store.
+async fn close(world: &World, key: &StudyKey, node: &Node) {
+    let intake = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: node.id.clone() };
+    let mut records = Vec::new();
+    for (key, stored) in [(text(key), store_key(key)), (text(&intake), store_key(&intake))] {
+        records.push((key, world.store.get(&stored).await.unwrap().unwrap().value.to_vec()));
+    }
+    let head = Head { study: key.study.clone(), closed_at: world.tables.clock().now(), records };
+    world.blobs.put_new(&path::head(&key.tenant, &key.study, 9), head.encode().into()).await.unwrap();
+    forget(world, key, &[node]).await;
+}
+
+/// The store was put back to a moment before they came, when their study was closed already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_images_of_a_closed_study_of_which_only_a_segment_tells_become_a_revision() {
+    let world = World::new().await;
+    let a = world.node("a").await;
+    let mut studies: Vec<_> = (85..87).map(|seed| made(seed, StudyKind::CtHead)).collect();
+    studies.sort();
+    let [(closed, whole), (key, files)] = studies.as_slice() else { panic!("two were made") };
+    let (early, late) = files.split_at(files.len() / 2);
+    let settled = async |key: &StudyKey, count: usize| {
+        let counted = |intake: Intake| intake.settled() && intake.stored as usize == count;
+        wait_for("a settled intake", SOON, async || world.intake(key, &a.id).await.is_some_and(counted))
+            .await;
+    };
+    for (key, files) in [(closed, whole.as_slice()), (key, early)] {
+        a.sends(files).await;
+        world.complete(key, 1).await;
+        settled(key, files.len()).await;
+        close(&world, key, &a).await;
+    }
+    a.sends(late).await;
+    settled(key, late.len()).await;
+    let intake = IntakeKey { tenant: key.tenant.clone(), study: key.study.clone(), node: a.id.clone() };
+    a.stop().await;
+    world.store.txn(Txn::always(vec![Op::delete(&store_key(&intake))])).await.unwrap();
+
+    let a = world.node("a").await;
+    wait_for("its intake again", SOON, async || world.intake(key, &a.id).await.is_some()).await;
+    assert!(world.study(key).await.is_none(), "the study is the archive's to bring back");
+    assert!(world.intake(closed, &a.id).await.is_none(), "nothing of it is late");
+    // As the archive does.
+    let head = world.blobs.get(&path::head(&key.tenant, &key.study, 9)).await.unwrap();
+    let (_, value) = Head::decode(&head).unwrap().records.remove(0);
+    let (head, study) = wire::decode::<Study>(&value).unwrap();
+    let mut change = world.tables.change(Cause::role("archive"));
+    change.create_after(key, &study, "reopened", &head.trace, head.seq + 1);
+    change.commit().await.unwrap();
+    wait_for("the late images", SOON, async || world.has(key, &all(files)).await).await;
+    assert_eq!(world.study(key).await.unwrap().revision, 2);
     a.stop().await;
 }

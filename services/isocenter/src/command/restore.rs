@@ -4,12 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use futures::StreamExt as _;
-use isocenter_blobs::{Blobs, path};
-use isocenter_domain::document::JournalEntry;
+use isocenter_blobs::Blobs;
 use isocenter_runtime::{clock, secret::Secret};
 use isocenter_store::{Restored, table::Tables};
-use isocenter_wire::document::Stored as _;
 
 use crate::{
     config::{Config, Settings},
@@ -36,22 +33,7 @@ pub async fn run(args: RestoreArgs, json: bool) -> Result<ExitCode> {
     open(&config).await?.bump_epoch(&args.reason).await?;
     // Opened again: who is of the epoch before writes nothing.
     let tables = open(&config).await?;
-    let mut all = Restored::default();
-    for shard in 0..=u8::MAX {
-        let restored = tables.restore(journal(&blobs, shard).await?).await?;
-        all.put += restored.put;
-        all.removed += restored.removed;
-        all.kept += restored.kept;
-    }
-    // A case is closed together with its study, in the journal of the study's shard: what the case's own put back is taken
-    // away once all of them are read.
-    for shard in 0..=u8::MAX {
-        let closed = journal(&blobs, shard).await?.into_iter().filter(|entry| entry.value.is_empty());
-        let taken = tables.restore(closed).await?.removed;
-        all.removed += taken;
-        all.put = all.put.saturating_sub(taken);
-    }
-    let Restored { put, removed, kept } = all;
+    let Restored { put, removed, kept } = isocenter_archive::restore(&tables, &blobs).await?;
     if json {
         output::line(&serde_json::json!({ "put": put, "removed": removed, "kept": kept }).to_string())?;
     } else {
@@ -67,17 +49,4 @@ async fn open(config: &Config) -> Result<Tables> {
     let secret = Secret::load_or_create(&config.secret_file)
         .with_context(|| format!("cannot use the secret {}", config.secret_file.display()))?;
     Ok(Tables::open(kv, clock::system(), config.cell_id()?, &secret).await?)
-}
-
-/// All that one shard's journal has.
-async fn journal(blobs: &Blobs, shard: u8) -> Result<Vec<JournalEntry>> {
-    let mut entries = Vec::new();
-    let mut objects = blobs.list(&path::journal_of(shard));
-    while let Some(object) = objects.next().await {
-        let object = object?.path;
-        let read = blobs.get(&object).await?;
-        let object_entries = Vec::<JournalEntry>::decode(&read);
-        entries.extend(object_entries.with_context(|| format!("the journal object {object} is damaged"))?);
-    }
-    Ok(entries)
 }
