@@ -8,6 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Failed, Key, Queue, Share};
 
+/// Keys that are taken in one go: a fraction of a millisecond. Then whoever waits for the thread has his turn, since tens of
+/// thousands are listed at the start and now and then.
+const AT_ONCE: usize = 256;
+
 /// Where keys come from: a table of the store. The feed takes those of the shards that are this process's.
 #[async_trait::async_trait]
 pub trait KeySource: Send + Sync + 'static {
@@ -21,7 +25,8 @@ pub trait KeySource: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<Self::Key>, Failed>;
 
     /// The keys that change from now on. Its end means that changes may have been missed: it is asked for again, and
-    /// everything is listed.
+    /// everything is listed. A source that fills a cache at the start waits here until that is done: the list has what is
+    /// there already, and each key needs telling once.
     ///
     /// # Errors
     /// As [`KeySource::list`].
@@ -103,15 +108,21 @@ impl Feed {
         let mut changes = source.changes().await?;
         loop {
             queue.prune();
-            for key in source.list().await? {
+            for (n, key) in source.list().await?.into_iter().enumerate() {
                 if share.owns(source.shard(&key)) {
                     queue.resync(key);
+                }
+                if n % AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
                 }
             }
             *failures = 0;
             let resync = tokio::time::sleep(self.resync);
             tokio::pin!(resync);
-            loop {
+            for n in 1_usize.. {
+                if n % AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
                 tokio::select! {
                     changed = changes.next() => match changed {
                         Some(key) => {

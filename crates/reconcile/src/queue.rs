@@ -18,6 +18,9 @@ use crate::Key;
 /// some 200 bytes.
 pub const DEFAULT_LIMIT: usize = 262_144;
 
+/// How many woken keys go before one of a resync.
+const SWEPT_AFTER: u32 = 16;
+
 /// A clock that falls behind by more than this was set back: time servers slew what is less.
 const SET_BACK: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,10 @@ struct State<K> {
     entries: HashMap<K, Entry>,
     /// The keys that wait, not the running ones.
     due: BTreeSet<(Time, K)>,
+    /// The keys of which nothing is known but that they are to be looked at now and then; not the running ones.
+    swept: BTreeSet<K>,
+    /// How many of `due` were taken since the last of `swept`.
+    before: u32,
     overflowed: bool,
     /// What the clocks said when they were last read.
     read: (Time, Instant),
@@ -54,6 +61,8 @@ struct State<K> {
 #[derive(Default)]
 struct Entry {
     due: Option<Time>,
+    /// Whether a resync asked for it.
+    swept: bool,
     running: bool,
     failures: u32,
 }
@@ -84,8 +93,15 @@ impl<K: Key> Queue<K> {
     #[must_use]
     pub fn bounded(clock: Arc<dyn Clock>, limit: usize) -> Self {
         let read = (clock.now(), clock.monotonic());
-        let state =
-            State { owns: None, entries: HashMap::new(), due: BTreeSet::new(), overflowed: false, read };
+        let state = State {
+            owns: None,
+            entries: HashMap::new(),
+            due: BTreeSet::new(),
+            swept: BTreeSet::new(),
+            before: 0,
+            overflowed: false,
+            read,
+        };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -112,10 +128,12 @@ impl<K: Key> Queue<K> {
         queued
     }
 
-    /// As [`Queue::wake`], but leaves a key that failed to its retry schedule: a resync is no news of it.
+    /// As [`Queue::wake`], but what is woken goes first, and a key that failed is left to its retry schedule: a resync is no
+    /// news of it, and a process that has just started has tens of thousands of keys to look at and live work besides.
     pub fn resync(&self, key: K) -> bool {
-        let failed = self.0.state.lock().entries.get(&key).is_some_and(|entry| entry.failures > 0);
-        failed || self.wake(key)
+        let queued = self.0.state.lock().sweep(key, self.0.limit);
+        self.0.changed.notify_one();
+        queued
     }
 
     /// How many keys it holds: waiting for their time, due, and running.
@@ -134,10 +152,11 @@ impl<K: Key> Queue<K> {
     #[must_use]
     pub fn depth(&self) -> usize {
         let now = self.0.clock.now();
-        self.0.state.lock().due.iter().take_while(|(at, _)| *at <= now).count()
+        let state = self.0.state.lock();
+        state.due.iter().take_while(|(at, _)| *at <= now).count() + state.swept.len()
     }
 
-    /// How long the key that is due the longest has waited; zero where none is.
+    /// How long the key that is due the longest has waited; zero where none is. A resync is not waited for.
     #[must_use]
     pub fn oldest(&self) -> Duration {
         let now = self.0.clock.now();
@@ -153,14 +172,16 @@ impl<K: Key> Queue<K> {
     /// Forgets the keys that are not to be taken, but for those that run.
     pub(crate) fn prune(&self) {
         let mut state = self.0.state.lock();
-        let State { owns: Some(owns), entries, due, .. } = &mut *state else { return };
-        due.retain(|(_, key)| {
+        let State { owns: Some(owns), entries, due, swept, .. } = &mut *state else { return };
+        let mut stays = |key: &K| {
             let stays = owns(key);
             if !stays {
                 entries.remove(key);
             }
             stays
-        });
+        };
+        due.retain(|(_, key)| stays(key));
+        swept.retain(stays);
         self.tell_room(&mut state);
     }
 
@@ -169,16 +190,14 @@ impl<K: Key> Queue<K> {
     pub(crate) fn take(&self) -> Option<K> {
         let mut state = self.0.state.lock();
         let now = state.now(&*self.0.clock);
-        while state.due.first()?.0 <= now {
-            let (_, key) = state.due.pop_first()?;
+        while let Some(key) = state.next(now) {
             if state.owns.as_ref().is_some_and(|owns| !owns(&key)) {
                 state.entries.remove(&key);
                 self.tell_room(&mut state);
                 continue;
             }
             let entry = state.entries.entry(key.clone()).or_default();
-            entry.running = true;
-            entry.due = None;
+            *entry = Entry { running: true, failures: entry.failures, ..Entry::default() };
             return Some(key);
         }
         None
@@ -200,9 +219,8 @@ impl<K: Key> Queue<K> {
         let mut state = self.0.state.lock();
         let mut failures = 1;
         if let Some(entry) = state.entries.get_mut(&key) {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.due = None;
-            failures = entry.failures;
+            failures = entry.failures.saturating_add(1);
+            *entry = Entry { failures, ..Entry::default() };
         }
         self.settle(&mut state, key, Some(schedule.next(failures, now)));
         failures
@@ -215,9 +233,14 @@ impl<K: Key> Queue<K> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        match entry.due {
-            Some(at) => drop(state.due.insert((at, key))),
-            None => drop(state.entries.remove(&key)),
+        match (entry.due, entry.swept) {
+            (None, false) => drop(state.entries.remove(&key)),
+            (due, swept) => {
+                if swept {
+                    state.swept.insert(key.clone());
+                }
+                state.due.extend(due.map(|at| (at, key)));
+            }
         }
         self.tell_room(state);
     }
@@ -234,6 +257,9 @@ impl<K: Key> Queue<K> {
     pub(crate) fn next_in(&self) -> Option<Duration> {
         let mut state = self.0.state.lock();
         let now = state.now(&*self.0.clock);
+        if !state.swept.is_empty() {
+            return Some(Duration::ZERO);
+        }
         state.due.first().map(|(at, _)| at.since(now))
     }
 
@@ -272,12 +298,42 @@ impl<K: Key> State<K> {
         now
     }
 
-    fn schedule(&mut self, key: K, at: Time, limit: usize) -> bool {
-        if !self.entries.contains_key(&key) && self.entries.len() >= limit {
-            self.overflowed = true;
-            return false;
+    /// The next key to be run, out of the sets: what is due goes first, but not for ever.
+    fn next(&mut self, now: Time) -> Option<K> {
+        let due = self.due.first().is_some_and(|(at, _)| *at <= now);
+        if due && (self.swept.is_empty() || self.before < SWEPT_AFTER) {
+            self.before += 1;
+            let (_, key) = self.due.pop_first()?;
+            self.swept.remove(&key);
+            return Some(key);
         }
-        let entry = self.entries.entry(key.clone()).or_default();
+        self.before = 0;
+        let key = self.swept.pop_first()?;
+        if let Some(at) = self.entries.get(&key).and_then(|entry| entry.due) {
+            self.due.remove(&(at, key.clone()));
+        }
+        Some(key)
+    }
+
+    fn sweep(&mut self, key: K, limit: usize) -> bool {
+        let Some(entry) = self.entry(&key, limit) else { return false };
+        if entry.failures == 0 && !std::mem::replace(&mut entry.swept, true) && !entry.running {
+            self.swept.insert(key);
+        }
+        true
+    }
+
+    /// The key's entry; none: there is no room for it.
+    fn entry(&mut self, key: &K, limit: usize) -> Option<&mut Entry> {
+        if !self.entries.contains_key(key) && self.entries.len() >= limit {
+            self.overflowed = true;
+            return None;
+        }
+        Some(self.entries.entry(key.clone()).or_default())
+    }
+
+    fn schedule(&mut self, key: K, at: Time, limit: usize) -> bool {
+        let Some(entry) = self.entry(&key, limit) else { return false };
         if entry.due.is_some_and(|due| due <= at) {
             return true;
         }
@@ -293,152 +349,4 @@ impl<K: Key> State<K> {
 }
 
 #[cfg(test)]
-mod tests {
-    use isocenter_runtime::{clock::TestClock, random::Seeded};
-
-    use super::*;
-
-    fn queue(limit: usize) -> (Queue<u32>, TestClock) {
-        let clock = TestClock::new(Time(1_000));
-        (Queue::bounded(clock.shared(), limit), clock)
-    }
-
-    fn schedule() -> Schedule {
-        Schedule::new(Duration::from_secs(1), Duration::from_secs(60))
-    }
-
-    #[test]
-    fn the_earliest_wish_wins_and_keys_are_held_once() {
-        let (queue, clock) = queue(10);
-        queue.wake_at(1, Time(3_000));
-        queue.wake_at(1, Time(2_000));
-        queue.wake_at(1, Time(9_000));
-        assert_eq!((queue.len(), queue.depth(), queue.take()), (1, 0, None));
-        clock.set(Time(2_000));
-        assert_eq!((queue.depth(), queue.take(), queue.take()), (1, Some(1), None));
-    }
-
-    #[test]
-    fn a_key_of_another_process_is_not_taken_and_makes_room() {
-        let (queue, _clock) = queue(2);
-        queue.restrict(Arc::new(|key| key % 2 == 0));
-        assert!(queue.wake(1) && queue.wake_at(3, Time(9_000)));
-        assert!(!queue.wake(2), "full of keys that are not known to be another's yet");
-        queue.prune();
-        assert!(queue.is_empty() && queue.wake(2) && queue.wake(5));
-        assert_eq!((queue.take(), queue.take()), (Some(2), None));
-        queue.restrict(Arc::new(|_| false));
-        queue.prune();
-        assert_eq!(queue.len(), 1, "what runs is left alone");
-        queue.finish(2, Some(Time(1_000)));
-        assert_eq!((queue.take(), queue.len()), (None, 0), "and is not run again");
-    }
-
-    #[test]
-    fn a_key_woken_while_it_runs_runs_again_after_not_beside() {
-        let (queue, _clock) = queue(10);
-        queue.wake(1);
-        assert_eq!(queue.take(), Some(1));
-        queue.wake(1);
-        assert_eq!(queue.take(), None);
-        queue.finish(1, None);
-        assert_eq!(queue.take(), Some(1));
-        queue.finish(1, None);
-        assert!(queue.is_empty());
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_takes_what_waits_with_it() {
-        let (queue, clock) = queue(10);
-        let hour = Duration::from_secs(3_600);
-        clock.set(clock.now().plus(hour));
-        queue.wake_at(1, clock.now().plus(Duration::from_secs(5)));
-        queue.wake_at(2, clock.now().plus(Duration::from_secs(9)));
-        clock.set(clock.now().minus(hour));
-        assert_eq!((queue.take(), queue.next_in()), (None, Some(Duration::from_secs(5))));
-        // An earlier wish still finds the later one, and takes its place.
-        queue.wake_at(2, clock.now().plus(Duration::from_secs(1)));
-        clock.advance(Duration::from_secs(5));
-        assert_eq!((queue.take(), queue.take(), queue.take(), queue.len()), (Some(2), Some(1), None, 2));
-    }
-
-    #[test]
-    fn failures_wait_longer_each_time_and_a_success_forgets_them() {
-        let (queue, clock) = queue(10);
-        let mut waits = Vec::new();
-        for expected in 1..=4 {
-            queue.wake(7);
-            clock.advance(Duration::from_secs(60));
-            assert_eq!(queue.take(), Some(7));
-            assert_eq!(queue.fail(7, &schedule()), expected);
-            waits.push(queue.next_in().unwrap());
-        }
-        assert!(waits.is_sorted(), "{waits:?}");
-        assert!(queue.resync(7) && queue.depth() == 0, "a resync does not shorten the wait");
-        queue.wake(7);
-        assert_eq!(queue.take(), Some(7));
-        queue.finish(7, None);
-        queue.wake(7);
-        assert_eq!(queue.take(), Some(7));
-        assert_eq!(queue.fail(7, &schedule()), 1);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_forgets_new_keys_knows_old_ones_and_tells_when_there_is_room() {
-        let (queue, _clock) = queue(2);
-        assert!(queue.wake(1) && queue.wake(2) && !queue.wake(3) && queue.wake(1));
-        for _ in 0..2 {
-            let key = queue.take().unwrap();
-            queue.finish(key, None);
-        }
-        queue.room().await;
-        assert!(queue.wake(3));
-    }
-
-    /// Random wakes, takes and ends against a model that is a plain map of wishes and a set of running keys.
-    #[test]
-    fn the_queue_agrees_with_its_model() {
-        let mut rng = Seeded::fresh();
-        let seed = rng.seed();
-        let (queue, clock) = queue(1_000);
-        let mut wishes = std::collections::BTreeMap::<u32, Time>::new();
-        let mut running = std::collections::BTreeMap::<u32, Option<Time>>::new();
-        for _ in 0..20_000 {
-            let now = clock.now();
-            let (key, at) = (
-                u32::try_from(rng.range(0..20)).unwrap(),
-                now.plus(rng.duration(Duration::ZERO..Duration::from_millis(5))),
-            );
-            match rng.range(0..4) {
-                0 => {
-                    queue.wake_at(key, at);
-                    let earliest = |old: Option<Time>| Some(old.map_or(at, |old| old.min(at)));
-                    if let Some(wish) = running.get_mut(&key) {
-                        *wish = earliest(*wish);
-                    } else {
-                        wishes.insert(key, earliest(wishes.get(&key).copied()).unwrap());
-                    }
-                }
-                1 => {
-                    let first = wishes.iter().map(|(key, at)| (*at, *key)).min().filter(|(at, _)| *at <= now);
-                    assert_eq!(queue.take(), first.map(|(_, key)| key), "seed {seed}");
-                    if let Some((_, key)) = first {
-                        wishes.remove(&key);
-                        running.insert(key, None);
-                    }
-                }
-                2 => {
-                    if let Some((key, wish)) = running.pop_first() {
-                        let again = rng.chance(0.5).then_some(at);
-                        queue.finish(key, again);
-                        if let Some(at) = wish.into_iter().chain(again).min() {
-                            wishes.insert(key, at);
-                        }
-                    }
-                }
-                _ => clock.advance(Duration::from_millis(1)),
-            }
-            assert_eq!(queue.len(), wishes.len() + running.len(), "seed {seed}");
-        }
-    }
-}
+mod tests;

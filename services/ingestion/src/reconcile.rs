@@ -414,16 +414,17 @@ impl KeySource for Source {
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
         let (studies, intakes) = (self.0.of::<Study>(), self.0.of::<Intake>());
-        studies.synced().await;
-        intakes.synced().await;
         let mut keys: BTreeSet<StudyKey> = studies.all().iter().map(|study| study.key.clone()).collect();
         keys.extend(intakes.all().iter().map(|intake| study_of(&intake.key)));
         Ok(keys.into_iter().collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
-        let studies = self.0.of::<Study>().changes().map(Some).chain(ended());
-        let intakes = self.0.of::<Intake>().changes().map(|key| Some(study_of(&key))).chain(ended());
+        let (studies, intakes) = (self.0.of::<Study>(), self.0.of::<Intake>());
+        studies.synced().await;
+        intakes.synced().await;
+        let studies = studies.changes().map(Some).chain(ended());
+        let intakes = intakes.changes().map(|key| Some(study_of(&key))).chain(ended());
         // When either ends, changes may have been missed: both end.
         let both = futures::stream::select(studies, intakes).take_while(|key| {
             let goes_on = key.is_some();

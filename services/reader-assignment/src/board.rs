@@ -22,6 +22,9 @@ use crate::{error::Error, plan::item, view::View};
 /// For how long after asking in vain a reader counts as waiting for work. A workstation asks every second or so.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Cases that are shown in one go: a few milliseconds, so that the queue is whole before what is looked at now and then.
+const AT_ONCE: usize = 256;
+
 /// The queue, one for each tenant: nobody reads for another tenant.
 #[derive(Debug)]
 pub(crate) struct Board {
@@ -125,12 +128,16 @@ impl Board {
         inner.show(key, shown);
     }
 
-    /// Shows everything anew, and forgets what is gone.
-    pub fn refresh_all(&self, view: &View) {
+    /// Shows everything anew, and forgets what is gone. That is a second of work where tens of thousands wait, so that others
+    /// have their turns in between.
+    pub async fn refresh_all(&self, view: &View) {
         let mut keys: BTreeSet<_> = self.inner.lock().shown.keys().cloned().collect();
         keys.extend(view.cases.all().iter().map(|case| case.key.clone()));
-        for key in &keys {
+        for (n, key) in keys.iter().enumerate() {
             self.refresh(view, key);
+            if n % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 

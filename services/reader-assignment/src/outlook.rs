@@ -62,7 +62,10 @@ impl Outlook {
         let Some(item) = queue.get(&read.read) else { return };
         let seen = &mut *self.0.lock();
         let came = &mut seen.entry(read.tenant.clone()).or_default().came;
-        came.retain(|came| now.since(came.at) < LATELY);
+        // In the order in which they came, so that the old ones are in front.
+        while came.front().is_some_and(|came| now.since(came.at) >= LATELY) {
+            came.pop_front();
+        }
         if came.len() < REMEMBERED && now.since(item.complete_at) < LATELY {
             came.push_back(Came {
                 at: now,
@@ -201,7 +204,7 @@ impl Desk {
             self.look_ahead();
             // What is predicted may open reads to other pools.
             if self.board.tenants().iter().any(|tenant| !self.view.people.overflows(tenant).is_empty()) {
-                self.board.refresh_all(&self.view);
+                self.board.refresh_all(&self.view).await;
             }
         }
     }

@@ -164,7 +164,7 @@ impl Desk {
             // First the changes, then everything: what changes between the two is in the changes.
             let (mut changes, mut registry) = (self.view.changes(), self.view.registry.changes());
             self.view.people.learn(&self.view.registry);
-            self.board.refresh_all(&self.view);
+            self.board.refresh_all(&self.view).await;
             loop {
                 tokio::select! {
                     () = ended.cancelled() => return,
@@ -174,7 +174,7 @@ impl Desk {
                     },
                     entry = registry.next() => match entry {
                         // Conflicts of interest and overflow concern reads that wait already.
-                        Some(_) if self.view.people.learn(&self.view.registry) => self.board.refresh_all(&self.view),
+                        Some(_) if self.view.people.learn(&self.view.registry) => self.board.refresh_all(&self.view).await,
                         Some(_) => {}
                         None => break,
                     },

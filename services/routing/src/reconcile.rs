@@ -198,14 +198,14 @@ impl KeySource for StudySource {
     type Key = StudyKey;
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
-        let StudyMirrors { studies, plans, registry, cases } = &self.0;
-        tokio::join!(studies.synced(), plans.synced(), registry.synced(), cases.synced());
-        let all = studies.all();
+        let all = self.0.studies.all();
         Ok(all.iter().map(|study| &study.key).filter(|key| self.0.due(key)).cloned().collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
-        Ok(self.0.studies.changes())
+        let StudyMirrors { studies, plans, registry, cases } = &self.0;
+        tokio::join!(studies.synced(), plans.synced(), registry.synced(), cases.synced());
+        Ok(studies.changes())
     }
 
     fn shard(&self, key: &StudyKey) -> u8 {

@@ -28,7 +28,6 @@ impl KeySource for StudySource {
     type Key = StudyKey;
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
-        tokio::join!(self.studies.synced(), self.plans.synced(), self.tasks.synced());
         let plans = self.plans.all();
         let asked = plans.iter().filter(|plan| !plan.record.ai.is_empty()).map(|plan| of_plan(&plan.key));
         let tasks = self.tasks.all();
@@ -41,6 +40,7 @@ impl KeySource for StudySource {
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
+        tokio::join!(self.studies.synced(), self.plans.synced(), self.tasks.synced());
         let end = || stream::once(async { None });
         let studies = self.studies.changes().map(Some).chain(end());
         let plans = self.plans.changes().map(|plan| Some(of_plan(&plan))).chain(end());
@@ -72,12 +72,12 @@ impl KeySource for TaskSource {
     type Key = AiTaskKey;
 
     async fn list(&self) -> Result<Vec<AiTaskKey>, Failed> {
-        self.0.synced().await;
         let all = self.0.all();
         Ok(all.iter().filter(|task| !task.record.settled()).map(|task| task.key.clone()).collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, AiTaskKey>, Failed> {
+        self.0.synced().await;
         Ok(self.0.changes())
     }
 

@@ -100,8 +100,9 @@ async fn one_study_shows_that_a_service_is_well_and_the_others_follow() {
     for n in 1..=4 {
         keys.push(another(&world, n, LONG).await);
     }
-    let probing = stands(&running, "a", AiServiceState::Probing).await;
+    // Only the probe that is held stays for as long as it takes to look: those before it fail at once.
     vendor.until("the probe", |s| s.requests.len() == 5 && s.running == 1).await;
+    let probing = stands(&running, "a", AiServiceState::Probing).await;
     assert!(probing.waiting > 0 && probing.in_flight == 1, "{probing:?}");
     vendor.release(5);
     for key in &keys {

@@ -23,15 +23,15 @@ impl KeySource for Live {
     type Key = StudyKey;
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
-        let studies = self.0.of::<Study>();
-        let (plans, cases, reads) = (self.0.of::<Plan>(), self.0.of::<Case>(), self.0.of::<Read>());
-        let deliveries = self.0.of::<Delivery>();
-        tokio::join!(studies.synced(), plans.synced(), cases.synced(), reads.synced(), deliveries.synced());
-        Ok(studies.all().iter().map(|study| study.key.clone()).collect())
+        Ok(self.0.of::<Study>().all().iter().map(|study| study.key.clone()).collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
-        let cases = self.0.of::<Case>();
+        let (studies, intakes, ai) = (self.0.of::<Study>(), self.0.of::<Intake>(), self.0.of::<AiTask>());
+        let (plans, cases, reads) = (self.0.of::<Plan>(), self.0.of::<Case>(), self.0.of::<Read>());
+        let deliveries = self.0.of::<Delivery>();
+        tokio::join!(studies.synced(), intakes.synced(), ai.synced(), plans.synced(), cases.synced());
+        tokio::join!(reads.synced(), deliveries.synced());
         let case_of = move |tenant: TenantId, case: CaseId| first_member(&cases, &tenant, &case);
         let (of_case, of_read, of_delivery) = (case_of.clone(), case_of.clone(), case_of);
         let changes = vec![
@@ -60,7 +60,6 @@ impl KeySource for Received {
 
     async fn list(&self) -> Result<Vec<StudyKey>, Failed> {
         let (intakes, studies) = (self.0.of::<Intake>(), self.0.of::<Study>());
-        tokio::join!(intakes.synced(), studies.synced());
         let intakes = intakes.all();
         let received = intakes
             .iter()
@@ -70,6 +69,8 @@ impl KeySource for Received {
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, StudyKey>, Failed> {
+        let (intakes, studies) = (self.0.of::<Intake>(), self.0.of::<Study>());
+        tokio::join!(intakes.synced(), studies.synced());
         // Not filtered by what the mirror says of the study: it may not have seen yet that the study was closed.
         let wakes = wakes::<Intake>(&self.0, |k| Some(StudyKey { tenant: k.tenant, study: k.study }));
         Ok(until_one_ends(vec![wakes]))

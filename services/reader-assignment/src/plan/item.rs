@@ -1,6 +1,6 @@
 //! A read as the queue sees it, a reader as the queue sees one, and the order of the worklist.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use isocenter_assign::{
     Exclusion, Item, Needs, Ppm, ReaderProfile, Rejection, Sites, Skill, Urgency, estimate::Prior,
@@ -17,6 +17,9 @@ use isocenter_domain::{
 
 use super::apart::Barred;
 
+/// What is assumed of every exam; made once, since each look at the list makes an item of each read.
+static PRIOR: LazyLock<Prior> = LazyLock::new(Prior::default);
+
 /// The item of a read, as far as read and case say. `p` is the highest probability that the AI services gave for the
 /// studies as they are; what is no probability orders as no answer does.
 ///
@@ -31,7 +34,7 @@ pub(crate) fn item(id: &ReadId, read: &Read, case: &Case, p: Option<f64>) -> Ite
         complete_at,
         waiting_since: read.returns.last().map_or(complete_at, |back| back.at),
         probability: p.and_then(|p| Ppm::of(p).ok()),
-        work: Prior::default().otherwise,
+        work: PRIOR.otherwise,
         needs: needs(case).by_an_attending(read.needs_attending()),
         excluded: read.returns.iter().map(|back| (back.reader.clone(), Exclusion::Returned)).collect(),
         prefers: None,

@@ -126,16 +126,17 @@ impl KeySource for CaseSource {
     type Key = CaseKey;
 
     async fn list(&self) -> Result<Vec<CaseKey>, Failed> {
-        let CaseMirrors { cases, reports, deliveries } = &self.0;
-        tokio::join!(cases.synced(), reports.synced(), deliveries.synced());
+        let reports = &self.0.reports;
         let with_reports: BTreeSet<CaseKey> = reports.all().iter().map(|r| case_of(&r.key)).collect();
         Ok(with_reports.into_iter().collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, CaseKey>, Failed> {
+        let CaseMirrors { cases, reports, deliveries } = &self.0;
+        tokio::join!(cases.synced(), reports.synced(), deliveries.synced());
         let end = || stream::once(async { None });
-        let cases = self.0.cases.changes().map(Some).chain(end());
-        let reports = self.0.reports.changes().map(|report| Some(case_of(&report))).chain(end());
+        let cases = cases.changes().map(Some).chain(end());
+        let reports = reports.changes().map(|report| Some(case_of(&report))).chain(end());
         // The end of either is the end of both: what one has missed has to be listed.
         let both = stream::select(cases, reports).take_while(|key| std::future::ready(key.is_some()));
         Ok(both.filter_map(std::future::ready).boxed())

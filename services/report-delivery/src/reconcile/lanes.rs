@@ -168,8 +168,6 @@ impl KeySource for LaneSource {
     type Key = LaneKey;
 
     async fn list(&self) -> Result<Vec<LaneKey>, Failed> {
-        // Without the registry every destination would look unknown.
-        tokio::join!(self.deliveries.synced(), self.registry.synced());
         // Listed whenever shards move: each lane that is ours is woken after this, and comes in or waits again.
         self.gate.begin_anew();
         let all = self.deliveries.all();
@@ -177,6 +175,8 @@ impl KeySource for LaneSource {
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, LaneKey>, Failed> {
+        // Without the registry every destination would look unknown.
+        tokio::join!(self.deliveries.synced(), self.registry.synced());
         let (mirror, index) = (self.deliveries.clone(), Arc::clone(&self.index));
         let lane = move |key: DeliveryKey| {
             let now = mirror.get(&key);
