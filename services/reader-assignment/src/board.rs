@@ -15,7 +15,7 @@ use isocenter_domain::{
 };
 use isocenter_store::Revision;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 
 use crate::{error::Error, plan::item, view::View};
 
@@ -32,6 +32,8 @@ pub(crate) struct Board {
     inner: Mutex<Inner>,
     /// Told when a read came into the queue that was not in it.
     pub arrived: Notify,
+    /// Set once everything was shown for the first time.
+    pub filled: SetOnce<()>,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +81,12 @@ pub(crate) struct ReadReserved {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { params: Params::default(), inner: Mutex::default(), arrived: Notify::new() }
+        Self {
+            params: Params::default(),
+            inner: Mutex::default(),
+            arrived: Notify::new(),
+            filled: SetOnce::new(),
+        }
     }
 }
 

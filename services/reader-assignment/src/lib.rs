@@ -128,8 +128,15 @@ impl Service {
     pub async fn run(self) -> Result<(), Error> {
         let Self { desk, shares, campaign, hooks, .. } = self;
         let tasks = desk.tasks.clone();
-        campaign.spawn(&tasks);
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
+        // Who leads decides among all that waits, not among what was shown so far.
+        let (candidate, running) = (Arc::clone(&desk), tasks.clone());
+        tasks.background("candidate", async move {
+            tokio::select! {
+                () = running.token().cancelled_owned() => {}
+                _ = candidate.board.filled.wait() => campaign.spawn(&running),
+            }
+        });
         let offers = Offers::new(Arc::clone(&desk));
         tasks.background("arrivals", Arc::clone(&desk).keep_arrivals(offers, tasks.token()));
         tasks.background("leases", Arc::clone(&desk).keep_leases(tasks.token()));

@@ -165,6 +165,8 @@ impl Desk {
             let (mut changes, mut registry) = (self.view.changes(), self.view.registry.changes());
             self.view.people.learn(&self.view.registry);
             self.board.refresh_all(&self.view).await;
+            // Set before, where this is not the first time.
+            drop(self.board.filled.set(()));
             loop {
                 tokio::select! {
                     () = ended.cancelled() => return,

@@ -72,6 +72,13 @@ impl Rpc {
             desk,
         }
     }
+
+    /// The desk, once it knows what there is: before that it would say of a reader that nobody knows him, and of a queue that
+    /// it is empty. The server's timeout bounds the wait.
+    async fn desk(&self) -> &Arc<Desk> {
+        self.desk.board.filled.wait().await;
+        &self.desk
+    }
 }
 
 type WorklistAnswers = Pin<Box<dyn Stream<Item = watch::Answer> + Send>>;
@@ -135,7 +142,7 @@ impl ReaderAssignment for Rpc {
             "" => None,
             text => Some(reason(text)?),
         };
-        self.desk.open(&ask, reason).await.map(Response::new).map_err(|e| e.status())
+        self.desk().await.open(&ask, reason).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn return_read(
@@ -175,7 +182,7 @@ impl ReaderAssignment for Rpc {
             as_of: request.as_of,
         };
         let deed = Deed::Report(said);
-        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+        self.desk().await.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn declare_non_diagnostic(
@@ -194,7 +201,7 @@ impl ReaderAssignment for Rpc {
             as_of: false,
         };
         let deed = Deed::NonDiagnostic { reason, repeat };
-        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+        self.desk().await.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn suspend_read(
@@ -233,7 +240,7 @@ impl ReaderAssignment for Rpc {
             .map_err(|e| Error::from(Malformed::at("to_reader_id")(e)).status())?;
         let why = format!("to {to}: {}", reason(&request.reason)?);
         let cause = Cause::request(&request.request_id, &principal.subject).because(why);
-        self.desk.transfer(&key, &by, &to, &cause).await.map(Response::new).map_err(|e| e.status())
+        self.desk().await.transfer(&key, &by, &to, &cause).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn request_second_opinion(
@@ -298,7 +305,7 @@ impl ReaderAssignment for Rpc {
     ) -> Result<Response<v1::GetOutlookResponse>, Status> {
         let principal = principal(&request)?;
         operator(&principal)?;
-        Ok(Response::new(self.desk.predicted(&principal.tenant)))
+        Ok(Response::new(self.desk().await.predicted(&principal.tenant)))
     }
 
     async fn list_worklist(
@@ -314,7 +321,11 @@ impl ReaderAssignment for Rpc {
             Ok(_) | Err(_) => return Err(Answer::invalid("page_size", "is not 0 to 1000").status()),
         };
         let page = Page { size, token: request.page_token };
-        self.desk.worklist(&principal.tenant, &filter, &page).map(Response::new).map_err(|e| e.status())
+        self.desk()
+            .await
+            .worklist(&principal.tenant, &filter, &page)
+            .map(Response::new)
+            .map_err(|e| e.status())
     }
 
     type WatchWorklistStream = WorklistAnswers;
@@ -327,7 +338,7 @@ impl ReaderAssignment for Rpc {
         let request = request.into_inner();
         let filter = filter(&principal, request.states(), &request.reader_id)?;
         let place = Arc::clone(&self.watchers).try_acquire_owned().map_err(|_| Error::Busy.status())?;
-        let answers = self.desk.watch(principal.tenant, filter, place).map_err(|e| e.status())?;
+        let answers = self.desk().await.watch(principal.tenant, filter, place).map_err(|e| e.status())?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
@@ -338,7 +349,7 @@ impl ReaderAssignment for Rpc {
         let principal = principal(&request)?;
         authorize(&principal, &Action::SeeQueue, &principal.tenant).map_err(|denied| status(&denied))?;
         let key = read_key(&principal, &request.get_ref().read_id)?;
-        self.desk.explain(&key, himself(&principal)).await.map(Response::new).map_err(|e| e.status())
+        self.desk().await.explain(&key, himself(&principal)).await.map(Response::new).map_err(|e| e.status())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use isocenter_domain::access::Role;
+use isocenter_runtime::{metrics::Metrics, nodes::Nodes, task::Tasks};
 use isocenter_testkit::wait_for;
 use isocenter_wire::v1::{self, reader_assignment_server::ReaderAssignment as _};
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Node, PATIENCE, World, anna, boris, by, by_developer, read_key, refusal, signature, tenant};
-use crate::session::Workstation;
+use crate::{rpc::Rpc, session::Workstation};
 
 async fn list(node: &Node, reader: &str, page_size: i32, page_token: &str) -> v1::ListWorklistResponse {
     let request = v1::ListWorklistRequest {
@@ -20,6 +21,23 @@ async fn list(node: &Node, reader: &str, page_size: i32, page_token: &str) -> v1
         page_token: page_token.into(),
     };
     node.rpc.list_worklist(by_developer(request)).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_does_not_know_the_queue_yet_says_nothing_of_it() {
+    let world = World::new().await;
+    let other = world.node("a:1").await;
+    world.waiting(1, &other).await;
+    let tasks = Tasks::new();
+    let service = world.service(&tasks, &Metrics::new(), Arc::clone(&world.kv), "b:1").await;
+    let desk = Arc::clone(&service.desk);
+    let rpc = Rpc::new(Arc::clone(&desk), Nodes::default());
+    let request = v1::ListWorklistRequest { reader_id: "anna".into(), ..v1::ListWorklistRequest::default() };
+    let mut asked = rpc.list_worklist(by_developer(request));
+    desk.view.synced().await;
+    assert!(futures::poll!(&mut asked).is_pending(), "the queue is not in order yet");
+    tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
+    assert_eq!(asked.await.unwrap().into_inner().reads.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,8 +177,8 @@ fn rules(study: &str) -> Vec<Rule> {
         ("ReaderAssignment/ReturnRead", as_reader(2), READER, All),
         ("ReaderAssignment/SignRead", as_reader(2), READER, All),
         ("ReaderAssignment/SuspendRead", as_reader(2), READER, All),
-        // A reader hands on what he holds; without one named, a lead does.
-        ("ReaderAssignment/TransferRead", as_reader(2), READER, All),
+        // A reader hands on what he holds himself, a lead what anybody holds.
+        ("ReaderAssignment/TransferRead", as_reader(2), QUEUE, All),
         ("ReaderAssignment/DeclareNonDiagnostic", as_reader(2), READER, All),
         ("ReaderAssignment/RequestSecondOpinion", nothing(), OBSERVERS, All),
         ("ReaderAssignment/RequestConsultation", nothing(), OBSERVERS, All),
