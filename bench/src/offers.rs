@@ -25,8 +25,10 @@ use crate::{
 
 /// Readers of one connection: each keeps a stream of presence open on it.
 const TOGETHER: u32 = 64;
-/// Requests at once: few, for the time that one takes, and as many as a leader commits at a time, for the rate.
-const AT_ONCE: [usize; 2] = [4, 64];
+/// Between a reader's signs of life.
+const PRESENCE: Duration = Duration::from_secs(10);
+/// Requests at once: few, for the time that one takes, and almost as many as a leader commits at a time, for the rate.
+const AT_ONCE: [usize; 2] = [4, 60];
 
 /// Offers to `readers` readers out of `waiting` reads.
 pub async fn run(
@@ -98,8 +100,12 @@ async fn seats(
 
 /// Sits a reader down; he stays until the peers end.
 async fn sit(mut client: ReaderAssignmentClient<Channel>, n: u32, peers: &Tasks) -> Result<()> {
-    let sign = SetPresenceRequest { reader_id: reader_id(n), accepting: true };
-    let signs = stream::iter([sign]).chain(stream::pending());
+    let signs = stream::unfold(true, move |first| async move {
+        if !first {
+            tokio::time::sleep(PRESENCE).await;
+        }
+        Some((SetPresenceRequest { reader_id: reader_id(n), accepting: true }, false))
+    });
     let mut answers = client.set_presence(signs).await?.into_inner();
     answers.message().await?.context("the presence stream ended")?;
     peers.background("presence", async move { while let Ok(Some(_)) = answers.message().await {} });

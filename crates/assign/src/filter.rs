@@ -145,22 +145,13 @@ pub fn qualified(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), R
     excluded(item, reader)
 }
 
-/// Whether `reader` may go on with `item`, which they have begun: the filters that an entry of the registry may newly raise. Pools
-/// are left aside, since one that was open to overflow may have closed.
+/// Whether `reader` may go on with `item`, which they have begun, and sign it: authorised for the site, without an interest in
+/// it, and licensed at `now`. What they are competent in was asked when they opened it, and images may have come since; a pool that
+/// was open to overflow may have closed.
 ///
 /// # Errors
 /// The first of these filters that refuses.
 pub fn continuable(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
-    signable(item, reader, now)?;
-    competent(&item.needs.competence, reader)
-}
-
-/// Whether `reader` may sign `item`, which they have read: authorised for the site, without an interest in it, and licensed at
-/// `now`. What they are competent in was asked when they opened it; images that came since are not what they sign.
-///
-/// # Errors
-/// The first of these filters that refuses.
-pub fn signable(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
     placed(&item.needs.place, reader, now)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    ops::Bound::{Excluded, Unbounded},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,6 +52,8 @@ struct State<K> {
     due: BTreeSet<(Time, K)>,
     /// The keys of which nothing is known but that they are to be looked at now and then; not the running ones.
     swept: BTreeSet<K>,
+    /// The one of them that was taken last.
+    last: Option<K>,
     /// How many of `due` were taken since the last of `swept`.
     before: u32,
     overflowed: bool,
@@ -99,6 +102,7 @@ impl<K: Key> Queue<K> {
             due: BTreeSet::new(),
             swept: BTreeSet::new(),
             before: 0,
+            last: None,
             overflowed: false,
             read,
         };
@@ -308,7 +312,11 @@ impl<K: Key> State<K> {
             return Some(key);
         }
         self.before = 0;
-        let key = self.swept.pop_first()?;
+        // On from the last one, and round: a resync that comes before the last one was through must not begin it anew.
+        let on = self.last.as_ref().and_then(|last| self.swept.range((Excluded(last), Unbounded)).next());
+        let key = on.or_else(|| self.swept.first())?.clone();
+        self.swept.remove(&key);
+        self.last = Some(key.clone());
         if let Some(at) = self.entries.get(&key).and_then(|entry| entry.due) {
             self.due.remove(&(at, key.clone()));
         }

@@ -127,7 +127,11 @@ impl Runner {
                 observed = Some(now);
             }
             let full = running.len() >= self.options.concurrency;
-            let sleep = queue.next_in().filter(|_| !full).unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+            let sleep = queue
+                .next_in()
+                .filter(|_| !full && !ended.is_cancelled())
+                .unwrap_or(LONGEST_SLEEP)
+                .min(LONGEST_SLEEP);
             tokio::select! {
                 Some(joined) = running.join_next() => self.settle(&queue, joined),
                 () = queue.changed(), if !full => {}

@@ -278,6 +278,16 @@ impl Fold {
             self.strange.contains(key) || self.known.get(key).is_some_and(|known| known.last.value.is_some())
         };
         let mut half = BTreeSet::new();
+        // A study whose plan is gone may be one whose close was journaled no further; one that was never planned has no head.
+        for (key, known) in self.below(&format!("{}/", RecordKind::Study)) {
+            let Some(study) = key::parse::<StudyKey>(key).filter(|_| known.last.value.is_some()) else {
+                continue;
+            };
+            let plan = key::PlanKey { tenant: study.tenant.clone(), study: study.study.clone() };
+            if !lives(&key::text(&plan)) {
+                half.insert(study);
+            }
+        }
         for kind in [RecordKind::Case, RecordKind::Plan] {
             for (key, known) in self.below(&format!("{kind}/")) {
                 let Some(value) = &known.last.value else { continue };

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
+use futures::{FutureExt as _, future::BoxFuture};
 use isocenter_blobs::Blobs;
 use isocenter_domain::Kinded;
 use isocenter_runtime::{
@@ -160,7 +161,7 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         tls,
         advertise,
     };
-    let (routes, (dicom, dicom_tls)) = roles(config, &shared).await?;
+    let (routes, (dicom, dicom_tls), filled) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
     let directory = Arc::new(Directory::new(shared.members.clone()));
     let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
@@ -173,6 +174,13 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
             members.registered().await;
             drop(presence);
         });
+        if let Some(filled) = filled {
+            let queue = readiness.latch("queue");
+            tasks.background("filled", async move {
+                filled.await;
+                drop(queue);
+            });
+        }
     }
     drop(starting);
     Ok(Running {
@@ -266,7 +274,7 @@ fn node_options(config: &Config, advertise: &str) -> Result<NodeOptions> {
 }
 
 /// Builds each role that this process runs, adds its services, and starts it. A role that ends ends the process.
-async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Dicom)> {
+async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Dicom, Option<BoxFuture<'static, ()>>)> {
     let mut routes = RoutesBuilder::default();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(isocenter_wire::DESCRIPTORS)
@@ -279,19 +287,19 @@ async fn roles(config: &Config, shared: &Shared) -> Result<(Routes, Dicom)> {
         tenant: config.tenant_id()?,
         drain: config.shutdown.drain.0,
     }));
-    let mut dicom = (None, None);
+    let (mut dicom, mut filled) = ((None, None), None);
     for role in Role::EACH.into_iter().filter(|role| config.runs(*role)) {
         match role {
             Role::All => {}
             Role::Ingestion => dicom = ingestion(config, shared, &mut routes).await?,
             Role::Routing => routing(shared, &mut routes)?,
             Role::AiDispatch => ai_dispatch(config, shared, &mut routes)?,
-            Role::ReaderAssignment => reader_assignment(config, shared, &mut routes)?,
+            Role::ReaderAssignment => filled = Some(reader_assignment(config, shared, &mut routes)?),
             Role::ReportDelivery => report_delivery(config, shared, &mut routes)?,
             Role::Archive => archive(config, shared, &mut routes).await?,
         }
     }
-    Ok((routes.routes(), dicom))
+    Ok((routes.routes(), dicom, filled.map(|filled| filled.boxed())))
 }
 
 async fn ingestion(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<Dicom> {
@@ -365,7 +373,12 @@ fn ai_dispatch(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> 
     Ok(())
 }
 
-fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {
+/// Returns what ends once the role knows what there is.
+fn reader_assignment(
+    config: &Config,
+    shared: &Shared,
+    routes: &mut RoutesBuilder,
+) -> Result<impl Future<Output = ()> + Send + use<>> {
     let deps = isocenter_reader_assignment::Deps {
         tables: shared.tables.clone(),
         mirrors: shared.mirrors.clone(),
@@ -378,8 +391,9 @@ fn reader_assignment(config: &Config, shared: &Shared, routes: &mut RoutesBuilde
     };
     let service = isocenter_reader_assignment::Service::build(config.read, deps)?;
     service.routes(routes);
+    let filled = service.filled();
     shared.tasks.essential("reader-assignment", service.run());
-    Ok(())
+    Ok(filled)
 }
 
 fn report_delivery(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -> Result<()> {

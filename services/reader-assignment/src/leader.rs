@@ -112,8 +112,8 @@ impl Leadership {
 
 impl Campaign {
     /// Takes part until `tasks` are cancelled; then resigns first and gives the lease back after, so that the next leader
-    /// need not wait.
-    pub fn spawn(self, tasks: &Tasks) {
+    /// need not wait. Who leads is known at once, to pass calls on; leads itself no sooner than `fit`.
+    pub fn spawn(self, tasks: &Tasks, fit: impl Future<Output = ()> + Send + 'static) {
         let (ended, resigned) = (tasks.token(), CancellationToken::new());
         let kept = resigned.clone();
         let Self { candidate, keeper } = self;
@@ -121,7 +121,13 @@ impl Campaign {
             candidate.run(ended).await;
             resigned.cancel();
         });
-        tasks.essential("leader session", keeper.run(kept));
+        tasks.essential("leader session", async move {
+            tokio::select! {
+                () = kept.cancelled() => return Ok(()),
+                () = fit => {}
+            }
+            keeper.run(kept).await
+        });
     }
 }
 

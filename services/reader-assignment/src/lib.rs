@@ -86,7 +86,7 @@ pub struct Deps {
     pub nodes: Nodes,
 }
 
-/// The service, built and not yet running. Its calls are answered from the start; offers need it to run.
+/// The service, built and not yet running. Its calls wait for it to run, and to know what there is.
 #[derive(Debug)]
 pub struct Service {
     desk: Arc<Desk>,
@@ -120,6 +120,11 @@ impl Service {
         routes.add_service(ReaderAssignmentServer::new(Rpc::new(Arc::clone(&self.desk), self.nodes.clone())));
     }
 
+    /// Returns once this replica knows what there is: no sooner can it answer and lead.
+    pub fn filled(&self) -> impl Future<Output = ()> + Send + use<> {
+        filled(Arc::clone(&self.desk))
+    }
+
     /// Runs until the tasks are cancelled: takes part in the election, keeps the queue, and brings every case's reads to
     /// what they should be.
     ///
@@ -128,14 +133,12 @@ impl Service {
     pub async fn run(self) -> Result<(), Error> {
         let Self { desk, shares, campaign, hooks, .. } = self;
         let tasks = desk.tasks.clone();
-        tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
         // Who leads decides among all that waits, not among what was shown so far.
-        let (candidate, running) = (Arc::clone(&desk), tasks.clone());
-        tasks.background("candidate", async move {
-            tokio::select! {
-                () = running.token().cancelled_owned() => {}
-                _ = candidate.board.filled.wait() => campaign.spawn(&running),
-            }
+        campaign.spawn(&tasks, filled(Arc::clone(&desk)));
+        let board = Arc::clone(&desk).follow(tasks.token());
+        tasks.essential("board", async move {
+            board.await;
+            Ok::<_, Error>(())
         });
         let offers = Offers::new(Arc::clone(&desk));
         tasks.background("arrivals", Arc::clone(&desk).keep_arrivals(offers, tasks.token()));
@@ -152,6 +155,10 @@ impl Service {
         tasks.token().cancelled().await;
         Ok(())
     }
+}
+
+async fn filled(desk: Arc<Desk>) {
+    desk.board.filled.wait().await;
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl ReaderAssignment for Rpc {
             as_of: request.as_of,
         };
         let deed = Deed::Report(said);
-        self.desk().await.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn declare_non_diagnostic(
@@ -201,7 +201,7 @@ impl ReaderAssignment for Rpc {
             as_of: false,
         };
         let deed = Deed::NonDiagnostic { reason, repeat };
-        self.desk().await.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
+        self.desk.sign(&ask, &signature, &deed, body).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn suspend_read(
@@ -240,7 +240,7 @@ impl ReaderAssignment for Rpc {
             .map_err(|e| Error::from(Malformed::at("to_reader_id")(e)).status())?;
         let why = format!("to {to}: {}", reason(&request.reason)?);
         let cause = Cause::request(&request.request_id, &principal.subject).because(why);
-        self.desk().await.transfer(&key, &by, &to, &cause).await.map(Response::new).map_err(|e| e.status())
+        self.desk.transfer(&key, &by, &to, &cause).await.map(Response::new).map_err(|e| e.status())
     }
 
     async fn request_second_opinion(

@@ -106,7 +106,7 @@ impl Desk {
                 Verdict::Take { newer_images } => {
                     let item = self.item(&loaded.read, &loaded.case.record);
                     let may =
-                        self.permitted(&loaded.registered, &item, &loaded.case.record, filter::signable);
+                        self.permitted(&loaded.registered, &item, &loaded.case.record, filter::continuable);
                     if let Err(refused) = may {
                         self.keep_draft(ask, digest).await?;
                         return Err(refused);

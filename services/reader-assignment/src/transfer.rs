@@ -134,12 +134,11 @@ impl Desk {
     }
 }
 
-/// Whether this was done before: the reader has it from a lead, or the one from whom it was to be taken is known to have
-/// handed it on, whoever has it by now.
+/// Whether this was done before: the reader has it from a lead, or its holder is known to have handed it on, whoever has it
+/// by now.
 fn was_transferred(read: &Read, by: &By, to: &ReaderId) -> bool {
-    let from = match by {
-        By::Lead(None) => return read.holder() == Some(to),
-        By::Lead(Some(from)) | By::Holder(from, _) => from,
-    };
-    read.holder() != Some(from) && read.left(from, ReturnReason::Transferred)
+    match by {
+        By::Lead(_) => read.holder() == Some(to),
+        By::Holder(from, _) => read.holder() != Some(from) && read.left(from, ReturnReason::Transferred),
+    }
 }

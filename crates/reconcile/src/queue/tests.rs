@@ -165,6 +165,22 @@ fn what_is_woken_goes_before_a_resync_but_not_for_ever() {
 }
 
 #[test]
+fn a_resync_that_comes_before_the_last_one_was_through_does_not_begin_it_anew() {
+    let (queue, _clock) = queue(10);
+    let mut ran = Vec::new();
+    for _ in 0..3 {
+        for key in 0..4 {
+            queue.resync(key);
+        }
+        for key in (0..2).filter_map(|_| queue.take()) {
+            ran.push(key);
+            queue.finish(key, None);
+        }
+    }
+    assert_eq!(ran, [0, 1, 2, 3, 0, 1]);
+}
+
+#[test]
 fn a_resync_asks_for_one_more_run_of_what_runs_and_for_none_of_what_failed() {
     let (queue, _clock) = queue(10);
     queue.resync(1);

@@ -11,7 +11,7 @@ use isocenter_store::{
     Key, Kv, Op, Range, Restored, Txn,
     embedded::{Embedded, EmbeddedOptions},
     kv,
-    table::Tables,
+    table::{Tables, parse_outbox_key},
 };
 
 use super::fixture::{Fixture, Given, case_key, intake_key};
@@ -92,6 +92,26 @@ async fn a_unit_whose_close_is_journaled_in_part_stays_closed() {
     fixture.closer().put_heads(&loaded.unit).await.unwrap();
     let (there, _) = restored(&fixture, &before).await;
     assert_eq!(there, records(&fixture.tables).await);
+}
+
+#[tokio::test]
+async fn a_unit_whose_plan_alone_is_known_to_be_closed_stays_closed() {
+    let fixture = Fixture::new().await;
+    let key = fixture.delivered(&Given::default()).await;
+    fixture.drain().await;
+    let before = snapshot(&fixture.tables).await;
+    closes(&fixture, &key).await;
+    // A journal's object has so many events and no more: that of the study was to be in the next one.
+    let study = text(&key);
+    let of_study = |key: &Key| parse_outbox_key(key).is_some_and(|(of, _)| of == study);
+    for (lost, _) in snapshot(&fixture.tables).await.into_iter().filter(|(key, _)| of_study(key)) {
+        fixture.tables.kv().txn(Txn::always(vec![Op::delete(&lost)])).await.unwrap();
+    }
+    fixture.drain().await;
+    for snapshot in [&Snapshot::new(), &before] {
+        let (there, _) = restored(&fixture, snapshot).await;
+        assert_eq!(there.keys().collect::<Vec<_>>(), Vec::<&String>::new());
+    }
 }
 
 #[tokio::test]

@@ -159,6 +159,9 @@ async fn a_lead_hands_on_what_nobody_proves_to_hold_and_a_reader_does_not() {
     assert_eq!(refusal(blind), precondition("HELD"), "it is taken from nobody by chance");
     world.register(&anna(), "MR").await;
     let request = |reader: &str| v1::TransferReadRequest { reader_id: "boris".into(), ..request(reader) };
+    let from_anna = v1::TransferReadRequest { reader_id: "anna".into(), ..request("vera") };
+    let refused = node.rpc.transfer_read(by(from_anna, Role::Operator)).await;
+    assert_eq!(refusal(refused), precondition("NOT_HELD"), "nobody is told that what was not done was done");
     let unfit = node.rpc.transfer_read(by(request("anna"), Role::Operator)).await;
     assert_eq!(refusal(unfit), precondition("SKILL"));
 }

@@ -165,7 +165,7 @@ impl World {
         let service = self.service(&tasks, &Metrics::new(), kv, address).await;
         let desk = Arc::clone(&service.desk);
         desk.view.synced().await;
-        service.campaign.spawn(&tasks);
+        service.campaign.spawn(&tasks, std::future::ready(()));
         tasks.background("board", Arc::clone(&desk).follow(tasks.token()));
         Node { rpc: Rpc::new(Arc::clone(&desk), Nodes::default()), desk, tasks }
     }
