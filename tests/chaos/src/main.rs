@@ -33,9 +33,9 @@ struct Arguments {
     /// A folder with studies of real devices to send among the synthetic ones.
     #[arg(long)]
     dicom_dir: Option<PathBuf>,
-    /// The binary.
-    #[arg(long, env = "ISOCENTER_BINARY", default_value = "target/release/isocenter")]
-    binary: PathBuf,
+    /// The binary; without this, the one beside this program.
+    #[arg(long, env = "ISOCENTER_BINARY")]
+    binary: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -56,12 +56,22 @@ async fn main() -> Result<ExitCode> {
     if chosen.is_empty() {
         chosen = all;
     }
+    let binary = match arguments.binary {
+        Some(binary) => binary,
+        None => std::env::current_exe()?.with_file_name("isocenter"),
+    };
+    if !binary.exists() {
+        bail!(
+            "{} is missing: build it first (cargo build -p isocenter), or name another by --binary",
+            binary.display()
+        );
+    }
     let first = arguments.seed.unwrap_or_else(|| Seeded::fresh().seed() >> 32);
     let mut failed = 0;
     for seed in first..first + arguments.seeds {
         for scenario in &chosen {
             let settings = Settings {
-                binary: arguments.binary.clone(),
+                binary: binary.clone(),
                 seed,
                 length: Duration::from_secs(arguments.seconds),
                 rate: arguments.rate,
