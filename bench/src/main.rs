@@ -36,6 +36,16 @@ enum Store {
     Etcd,
 }
 
+impl Store {
+    /// Its name in figures.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The short form of everything, one table: under ten minutes.

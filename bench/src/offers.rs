@@ -48,10 +48,7 @@ pub async fn run(
     listed_queue(&server).await?;
     let peers = tasks.child();
     let seats = seats(&server, readers, &peers).await?;
-    let name = match store {
-        Store::Embedded => "embedded",
-        Store::Etcd => "etcd",
-    };
+    let name = store.name();
     let half = seats.len() / AT_ONCE.len();
     for (seats, at_once) in seats.chunks(half.max(1)).zip(AT_ONCE) {
         let clock = clock::system();

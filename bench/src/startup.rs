@@ -36,10 +36,7 @@ pub async fn run(store: Store, studies: u32, tasks: &Tasks, figures: &mut Figure
     let listed = clock.monotonic() - began;
     tokio::time::sleep(AFTER).await;
     let (cpu, memory) = (cpu_seconds(server.pid()?)?, memory_mib(server.pid()?)?);
-    let name = match store {
-        Store::Embedded => "embedded",
-        Store::Etcd => "etcd",
-    };
+    let name = store.name();
     figures.add(
         format!("start-up with {studies} live studies, {name}: ready and queue listed"),
         format!("{:.2} s", listed.as_secs_f64()),

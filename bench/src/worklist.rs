@@ -55,9 +55,10 @@ pub async fn run(store: Store, rate: f64, studies: u32, tasks: &Tasks, figures: 
     let mut waits: Vec<f64> =
         complete.iter().filter_map(|(uid, at)| listed.get(uid).map(|seen| micros(seen - at) / 1e3)).collect();
     waits.sort_by(f64::total_cmp);
-    let (name, aim) = match store {
-        Store::Embedded => ("embedded", 50),
-        Store::Etcd => ("etcd", 100),
+    let name = store.name();
+    let aim = match store {
+        Store::Embedded => 50,
+        Store::Etcd => 100,
     };
     figures.add(
         format!("completeness to worklist, {name}, {rate}/s: p99"),

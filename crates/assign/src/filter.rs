@@ -145,14 +145,14 @@ pub fn qualified(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), R
     excluded(item, reader)
 }
 
-/// Whether `reader` may go on with `item`, which they have begun, and sign it: authorised for the site, without an interest in
+/// Whether `reader` may go on with a read of these needs, which they have begun, and sign it: authorised for the site, without an interest in
 /// it, and licensed at `now`. What they are competent in was asked when they opened it, and images may have come since; a pool that
 /// was open to overflow may have closed.
 ///
 /// # Errors
 /// The first of these filters that refuses.
-pub fn continuable(item: &Item, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
-    placed(&item.needs.place, reader, now)
+pub fn continuable(needs: &Needs, reader: &ReaderProfile, now: Time) -> Result<(), Rejection> {
+    placed(&needs.place, reader, now)
 }
 
 /// Every filter that refuses at `now`, in the order of [`Rejection`]; empty if `reader` is eligible.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use isocenter_assign::{Exclusion, Item, ReaderProfile, Rejection, filter};
+use isocenter_assign::{Exclusion, ReaderProfile, Rejection, filter};
 use isocenter_domain::{
     Time,
     id::{ReaderId, StudyUid},
@@ -112,11 +112,9 @@ impl Desk {
             Taken::Offered | Taken::ByName => {
                 self.still_qualified(&ask.reader, read, &case, &mut change).await?;
             }
-            // Shifts and loads do not count: who has begun may finish.
             Taken::Again => {
                 let registered = self.registered(&case.key.tenant, &ask.reader).await?;
-                let item = self.item(read, &case.record);
-                self.permitted(&registered, &item, &case.record, filter::continuable)?;
+                self.may_continue(&registered, &case.record)?;
                 change.unchanged(&registered.0);
             }
         }
@@ -167,7 +165,7 @@ impl Desk {
         if registered.1.grade == Grade::Resident && read.record.needs_attending() {
             return Err(Error::ATTENDING_ONLY);
         }
-        self.permitted(&registered, &item, &case.record, filter::openable)?;
+        self.permitted(&registered, &case.record, |profile, now| filter::openable(&item, profile, now))?;
         change.unchanged(&registered.0);
         for (m, other) in &stored {
             if apart::apart((n, &read.record), (*m, &other.record)).is_some() {
@@ -177,16 +175,21 @@ impl Desk {
         Ok(())
     }
 
+    /// Whether who has begun a read may go on with it and sign it. Shifts and loads do not count: who has begun may finish.
+    pub fn may_continue(&self, registered: &(Stored<Entry>, Reader), case: &Case) -> Result<(), Error> {
+        let needs = item::needs(case);
+        self.permitted(registered, case, |profile, now| filter::continuable(&needs, profile, now))
+    }
+
     /// Some of the hard filters, on what the registry says of a reader as it is: the mirrors may not know of it yet.
-    pub fn permitted(
+    fn permitted(
         &self,
         (entry, registered): &(Stored<Entry>, Reader),
-        item: &Item,
         case: &Case,
-        filters: impl Fn(&Item, &ReaderProfile, Time) -> Result<(), Rejection>,
+        filters: impl FnOnce(&ReaderProfile, Time) -> Result<(), Rejection>,
     ) -> Result<(), Error> {
         let profile = self.view.people.of(entry, &self.view.ledger).ok_or(Error::NOT_REGISTERED)?;
-        filters(item, &profile, self.now()).map_err(Error::Rejected)?;
+        filters(&profile, self.now()).map_err(Error::Rejected)?;
         let interest = case.patient.is_some_and(|patient| registered.conflicts.patients.contains(&patient));
         if interest { Err(Error::Rejected(Rejection::Excluded(Exclusion::Conflict))) } else { Ok(()) }
     }

@@ -122,7 +122,10 @@ impl Service {
 
     /// Returns once this replica knows what there is: no sooner can it answer and lead.
     pub fn filled(&self) -> impl Future<Output = ()> + Send + use<> {
-        filled(Arc::clone(&self.desk))
+        let desk = Arc::clone(&self.desk);
+        async move {
+            desk.board.filled.wait().await;
+        }
     }
 
     /// Runs until the tasks are cancelled: takes part in the election, keeps the queue, and brings every case's reads to
@@ -131,10 +134,11 @@ impl Service {
     /// # Errors
     /// None: what fails is tried again.
     pub async fn run(self) -> Result<(), Error> {
+        let filled = self.filled();
         let Self { desk, shares, campaign, hooks, .. } = self;
         let tasks = desk.tasks.clone();
         // Who leads decides among all that waits, not among what was shown so far.
-        campaign.spawn(&tasks, filled(Arc::clone(&desk)));
+        campaign.spawn(&tasks, filled);
         let board = Arc::clone(&desk).follow(tasks.token());
         tasks.essential("board", async move {
             board.await;
@@ -155,10 +159,6 @@ impl Service {
         tasks.token().cancelled().await;
         Ok(())
     }
-}
-
-async fn filled(desk: Arc<Desk>) {
-    desk.board.filled.wait().await;
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use isocenter_assign::filter;
 use isocenter_domain::{
     Time,
     id::StudyUid,
@@ -104,10 +103,7 @@ impl Desk {
             }
             match verdict? {
                 Verdict::Take { newer_images } => {
-                    let item = self.item(&loaded.read, &loaded.case.record);
-                    let may =
-                        self.permitted(&loaded.registered, &item, &loaded.case.record, filter::continuable);
-                    if let Err(refused) = may {
+                    if let Err(refused) = self.may_continue(&loaded.registered, &loaded.case.record) {
                         self.keep_draft(ask, digest).await?;
                         return Err(refused);
                     }

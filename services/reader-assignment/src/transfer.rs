@@ -17,6 +17,7 @@ use crate::{
     desk::{ATTEMPTS, Desk},
     error::Error,
     hold::over,
+    plan::item,
 };
 
 /// How long a read that was handed over waits to be taken: a colleague has work of his own in hand.
@@ -96,7 +97,7 @@ impl Desk {
         let mut change = self.tables.change(cause.clone());
         self.still_qualified(to, read, &case, &mut change).await?;
         // Nobody else can have it meanwhile, so that an emergency waits no longer than an offer of it would.
-        let may_wait = self.item(read, &case.record).urgency.next_up;
+        let may_wait = item::weighs(&read.record, &case.record).next_up;
         let until = change.now().plus(if may_wait { HANDED } else { self.config.offer.0 });
         let hands: Vec<_> = from.iter().chain([&theirs]).collect();
         self.apply(&mut change, read, &hands, ReadEvent::Transferred { by, to: to.clone(), until })?;

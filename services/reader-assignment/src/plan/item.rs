@@ -74,7 +74,7 @@ pub(crate) fn urgency(case: &Case) -> Urgency {
 
 /// What a read weighs. What stands beside the case's own report is not as urgent as the case: a review of an emergency is no
 /// emergency, and what somebody asks for goes by when he wants it.
-fn weighs(read: &Read, case: &Case) -> Urgency {
+pub(crate) fn weighs(read: &Read, case: &Case) -> Urgency {
     let target = due_at(read, case).since(read.waiting_since);
     let beside = |weight, target| Urgency {
         target,
