@@ -11,7 +11,8 @@ use std::{
 };
 
 /// Names of namespaces and bridges begin so; the maker's process id follows, so that what a killed one left is known.
-const NAME: &str = "isoc";
+/// With a process id of seven digits, and two each for the network and the host, an interface has the 15 bytes allowed.
+const NAME: &str = "ib";
 
 /// Networks made by this process, so that each gets a subnet of its own.
 static MADE: AtomicU8 = AtomicU8::new(0);
@@ -28,7 +29,7 @@ pub enum Host {
 /// Some hosts on one bridge. Dropping it removes them.
 pub struct Network {
     name: String,
-    subnet: (u8, u8),
+    subnet: [u8; 2],
     hosts: usize,
     cuts: Vec<(Host, Host)>,
 }
@@ -56,11 +57,13 @@ impl Network {
     pub fn new(hosts: usize) -> Result<Self, String> {
         sweep();
         let (process, nth) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        // Two networks of one subnet would take each other's packets; /16 of 10.128 to 10.255 by process and number.
-        let subnet = (128 + u8::try_from(process % 128).unwrap_or(0), nth.wrapping_mul(37).wrapping_add(11));
-        let name = format!("{NAME}{process}-{nth}");
-        let network = Self { name, subnet, hosts, cuts: Vec::new() };
-        let bridge = network.bridge();
+        let network = Self {
+            name: format!("{NAME}{process}-{nth}"),
+            subnet: subnet(process, nth),
+            hosts,
+            cuts: Vec::new(),
+        };
+        let bridge = &network.name;
         ip(&format!("link add {bridge} type bridge"))?;
         ip(&format!("addr add {}/24 dev {bridge}", network.address(Host::Outside)))?;
         ip(&format!("link set {bridge} up"))?;
@@ -76,11 +79,6 @@ impl Network {
         Ok(network)
     }
 
-    /// A name of at most 15 bytes with room for a port's number: the kernel's limit for interfaces.
-    fn bridge(&self) -> String {
-        format!("ib{}{:x}", std::process::id() % 1_000_000, self.subnet.1)
-    }
-
     fn space(&self, host: usize) -> String {
         format!("{}-{host}", self.name)
     }
@@ -92,7 +90,8 @@ impl Network {
             Host::Outside => 1,
             Host::Inside(n) => 10 + u8::try_from(n).expect("a network has a few hosts"),
         };
-        Ipv4Addr::new(10, self.subnet.0, self.subnet.1, last)
+        let [second, third] = self.subnet;
+        Ipv4Addr::new(10, second, third, last)
     }
 
     /// What to put before a command so that it runs on a host; it becomes the command by exec, so that its id is the command's.
@@ -155,20 +154,31 @@ impl Drop for Network {
         for host in 0..self.hosts {
             drop(ip(&format!("netns del {}", self.space(host))));
         }
-        drop(ip(&format!("link del {}", self.bridge())));
+        drop(ip(&format!("link del {}", self.name)));
     }
 }
 
-/// Removes the namespaces that a killed process has left.
+/// The middle of the addresses 10.x.y.0/24 of a process's nth network, x from 128: two networks of one subnet would take
+/// each other's packets, so it is the same again only 32,768 processes later, when [`sweep`] has removed what is left.
+fn subnet(process: u32, nth: u8) -> [u8; 2] {
+    let [.., high, low] = process.wrapping_add(u32::from(nth) * 8_209).to_be_bytes();
+    [high | 128, low]
+}
+
+/// Removes the namespaces and bridges that a killed process has left.
 fn sweep() {
-    let listed = Command::new("ip").args(["netns", "list"]).output();
-    let Ok(listed) = listed else { return };
-    for line in String::from_utf8_lossy(&listed.stdout).lines() {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        let maker = name.strip_prefix(NAME).and_then(|rest| rest.split('-').next());
-        if maker.is_some_and(|maker| maker.parse::<u32>().is_ok() && !Path::new("/proc").join(maker).exists())
-        {
-            drop(ip(&format!("netns del {name}")));
+    for (list, delete) in
+        [(&["netns", "list"][..], "netns del"), (&["-br", "link", "show", "type", "bridge"], "link del")]
+    {
+        let Ok(listed) = Command::new("ip").args(list).output() else { return };
+        for line in String::from_utf8_lossy(&listed.stdout).lines() {
+            let name = line.split_whitespace().next().unwrap_or_default();
+            let maker = name.strip_prefix(NAME).and_then(|rest| Some(rest.split_once('-')?.0));
+            if maker
+                .is_some_and(|maker| maker.parse::<u32>().is_ok() && !Path::new("/proc").join(maker).exists())
+            {
+                drop(ip(&format!("{delete} {name}")));
+            }
         }
     }
 }
@@ -187,17 +197,47 @@ fn ip(arguments: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn reaches(network: &Network, from: usize, to: Host) -> bool {
+    /// Whether a connection is answered within `seconds`; one that is refused has reached its host.
+    fn answers(network: &Network, from: usize, to: Host, seconds: u8) -> bool {
         let command = network.enter(from);
-        // A connection that is refused has reached its host; one that is not answered has not.
-        let script = "import socket,sys\ns=socket.socket(); s.settimeout(1)\n\
+        let script = "import socket,sys\ns=socket.socket(); s.settimeout(int(sys.argv[2]))\n\
                       try: s.connect((sys.argv[1], 9))\n\
                       except ConnectionRefusedError: sys.exit(0)\nexcept OSError: sys.exit(1)";
         let ran = Command::new(&command[0])
             .args(&command[1..])
-            .args(["python3", "-c", script, &network.address(to).to_string()])
+            .args(["python3", "-c", script, &network.address(to).to_string(), &seconds.to_string()])
             .status();
         ran.unwrap().success()
+    }
+
+    fn reaches(network: &Network, from: usize, to: Host) -> bool {
+        answers(network, from, to, 30)
+    }
+
+    fn is_parted(network: &Network, from: usize, to: Host) -> bool {
+        !answers(network, from, to, 1)
+    }
+
+    #[test]
+    fn subnets_differ_among_processes_that_may_live_together() {
+        let taken: Vec<_> =
+            (30_000..38_000).flat_map(|process| (0..4).map(move |nth| subnet(process, nth))).collect();
+        let distinct: std::collections::BTreeSet<_> = taken.iter().collect();
+        assert_eq!(distinct.len(), taken.len());
+    }
+
+    #[test]
+    fn the_bridge_of_a_killed_process_is_removed() {
+        if !is_allowed() {
+            // As below.
+            return;
+        }
+        let mut maker = Command::new("true").spawn().unwrap();
+        maker.wait().unwrap();
+        let left = format!("{NAME}{}-0", maker.id());
+        ip(&format!("link add {left} type bridge")).unwrap();
+        let _network = Network::new(1).unwrap();
+        assert!(!Path::new("/sys/class/net").join(left).exists());
     }
 
     #[test]
@@ -213,7 +253,7 @@ mod tests {
         );
         network.cut(one, other).unwrap();
         // Neither way is there a connection: the answers are lost, or the requests.
-        assert!(!reaches(&network, 0, other) && !reaches(&network, 1, one));
+        assert!(is_parted(&network, 0, other) && is_parted(&network, 1, one));
         assert!(reaches(&network, 0, Host::Outside), "only what was cut is cut");
         network.heal().unwrap();
         assert!(reaches(&network, 0, other) && reaches(&network, 1, one));
