@@ -10,6 +10,7 @@
 //!   or reopens it. Reopened records bear the same ids, and their change counters go on.
 //! - Two changes under one counter are found and counted as an alarm; both are kept.
 
+mod arrivals;
 mod compare;
 mod config;
 mod error;

@@ -8,12 +8,13 @@ use isocenter_runtime::{
     status::{Answer, status},
     task::chain,
 };
-use isocenter_wire::{timestamp, v1};
+use isocenter_wire::{Timestamp, time, timestamp, v1};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::{
     Error, Serving,
+    arrivals::Arrivals,
     compare::{Depth, Difference, Order, Remedy, Stuck},
     replay::Replayed,
     rpc::{Rpc, cut, page_after, page_size},
@@ -100,6 +101,28 @@ impl Rpc {
         stuck
     }
 
+    pub(crate) async fn arrived(
+        &self,
+        caller: &Principal,
+        request: &v1::ListArrivalsRequest,
+    ) -> Result<v1::ListArrivalsResponse, Status> {
+        let range = [instant(request.from.as_ref(), "from")?, instant(request.to.as_ref(), "to")?];
+        if range[0] >= range[1] {
+            return Err(Answer::invalid("to", "is not after from").status());
+        }
+        let size = page_size(request.page_size)?;
+        let after = page_after(&request.page_token, |parts| match parts {
+            [at, study] => Some((at.parse().ok()?, (*study).to_owned())),
+            _ => None,
+        })?;
+        let found = self.records.arrivals(&caller.tenant, range, after, size + 1).await;
+        let mut found = found.map_err(|e| status(&e))?;
+        let next_page_token = cut(&mut found, size, |((at, study), _)| vec![at.to_string(), study.clone()]);
+        let page = Arrivals::of(found.into_iter().map(|(_, arrived)| arrived));
+        let left_out = page.left_out();
+        Ok(v1::ListArrivalsResponse { arrivals: page.arrivals, left_out, next_page_token })
+    }
+
     /// Goes on where the caller goes away; it ends with the process.
     pub(crate) fn rebuilt(
         &self,
@@ -133,6 +156,11 @@ impl Rpc {
         });
         Ok(going_on.map(|replayed| Ok(answer(replayed, false))).chain(last).boxed())
     }
+}
+
+fn instant(given: Option<&Timestamp>, field: &'static str) -> Result<Time, Status> {
+    let given = given.ok_or_else(|| Answer::invalid(field, "is needed").status())?;
+    time(given, field).map_err(|e| status(&e))
 }
 
 fn answer(replayed: Replayed, done: bool) -> v1::RebuildRecordsResponse {

@@ -283,6 +283,15 @@ impl Archive for Rpc {
         }))
     }
 
+    async fn list_arrivals(
+        &self,
+        request: Request<v1::ListArrivalsRequest>,
+    ) -> Result<Response<v1::ListArrivalsResponse>, Status> {
+        // How long each read took is about people at work.
+        let caller = allowed(&request, &Action::Operate)?;
+        self.arrived(&caller, &request.into_inner()).await.map(Response::new)
+    }
+
     type RebuildRecordsStream = BoxStream<'static, Result<v1::RebuildRecordsResponse, Status>>;
 
     async fn rebuild_records(

@@ -4,6 +4,7 @@
 //! again. Every connection that was open when it was lost is given up, so that none is waited for.
 
 mod apply;
+pub(crate) mod arrivals;
 mod connect;
 mod history;
 mod project;

@@ -99,7 +99,7 @@ fn report_row(row: &AnyRow) -> Result<ReportRow, sqlx::Error> {
     })
 }
 
-fn small(n: i64) -> u32 {
+pub(super) fn small(n: i64) -> u32 {
     u32::try_from(n).unwrap_or(0)
 }
 

@@ -141,6 +141,9 @@ const OBSERVERS: &[&str] = &["operator", "reader", "network"];
 /// A request about sites: field 1, the kind, is 1.
 const SITES: Bytes = Bytes::from_static(b"\x08\x01");
 
+/// A request from 1970 to some millennium after: fields 1 and 2.
+const EVER: Bytes = Bytes::from_static(b"\x0a\x00\x12\x06\x08\xff\xff\xff\xff\x7f");
+
 /// Who may call what. A method that is not here fails the test.
 fn rules(study: &str) -> Vec<Rule> {
     use Trial::{All, Refused};
@@ -159,6 +162,7 @@ fn rules(study: &str) -> Vec<Rule> {
         ("Archive/Reconcile", nothing(), OPERATOR, All),
         ("Archive/ListStuck", nothing(), OPERATOR, All),
         ("Archive/CheckHistory", nothing(), OPERATOR, All),
+        ("Archive/ListArrivals", EVER, OPERATOR, All),
         ("Archive/RebuildRecords", nothing(), OPERATOR, Refused),
         ("Ingestion/GetStudy", of_study(), OBSERVERS, All),
         ("Ingestion/ListStudies", nothing(), OBSERVERS, All),
