@@ -2,6 +2,8 @@
 
 const DATABASE: crate::records::Dialect = crate::records::Dialect::Sqlite;
 
+#[path = "arriving.rs"]
+mod arriving;
 #[path = "closing.rs"]
 mod closing;
 #[path = "comparing.rs"]
