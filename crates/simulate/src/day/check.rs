@@ -17,8 +17,10 @@ use super::{
 
 /// The longest scenario text, in bytes.
 const MAX_TEXT: usize = 256 * 1024;
-/// The most entries of each list: a category is a bit of a reader's skills.
+/// The most entries of each list but that of sites: a category is a bit of a reader's skills.
 const MAX_ENTRIES: usize = 32;
+/// The most sites.
+const MAX_SITES: usize = 255;
 
 /// Reads a scenario; what it leaves out is as in `base`.
 pub(super) fn scenario(yaml: &str) -> Result<Scenario, ScenarioError> {
@@ -142,13 +144,12 @@ fn duration(text: &At<String>, field: &str, least: i64, most: i64) -> Result<i64
     })
 }
 
-fn list<T>(entries: &At<Vec<T>>, field: &str) -> Result<(), ScenarioError> {
+fn list<T>(entries: &At<Vec<T>>, field: &str, most: usize) -> Result<(), ScenarioError> {
     match entries.value.len() {
         0 => Err(ScenarioError::at(entries, format!("`{field}` is empty; name at least one"))),
-        n if n > MAX_ENTRIES => Err(ScenarioError::at(
-            entries,
-            format!("`{field}` has {n} entries; at most {MAX_ENTRIES} are allowed"),
-        )),
+        n if n > most => {
+            Err(ScenarioError::at(entries, format!("`{field}` has {n} entries; at most {most} are allowed")))
+        }
         _ => Ok(()),
     }
 }
@@ -205,7 +206,7 @@ fn surge(text: &SurgeText) -> Result<Surge, ScenarioError> {
 }
 
 fn categories(texts: At<Vec<CategoryText>>) -> Result<Vec<Category>, ScenarioError> {
-    list(&texts, "categories")?;
+    list(&texts, "categories", MAX_ENTRIES)?;
     unique(texts.value.iter().map(|text| &text.name), "category")?;
     some_share(&texts, texts.value.iter().map(|text| text.share.value), "shares of categories")?;
     let category = |text: &CategoryText| {
@@ -228,7 +229,7 @@ fn categories(texts: At<Vec<CategoryText>>) -> Result<Vec<Category>, ScenarioErr
 }
 
 fn classes(texts: At<Vec<ClassText>>, categories: &[Category]) -> Result<Vec<Class>, ScenarioError> {
-    list(&texts, "classes")?;
+    list(&texts, "classes", MAX_ENTRIES)?;
     unique(texts.value.iter().map(|text| &text.name), "class")?;
     some_share(&texts, texts.value.iter().map(|text| text.day.value), "shares of classes by day")?;
     some_share(&texts, texts.value.iter().map(|text| text.night.value), "shares of classes by night")?;
@@ -282,7 +283,7 @@ fn only(
 }
 
 fn sites(texts: At<Vec<SiteText>>) -> Result<Vec<Site>, ScenarioError> {
-    list(&texts, "sites")?;
+    list(&texts, "sites", MAX_SITES)?;
     unique(texts.value.iter().map(|text| &text.name), "site")?;
     some_share(&texts, texts.value.iter().map(|text| text.share.value), "shares of sites")?;
     some_share(&texts, texts.value.iter().map(|text| text.readers.value), "readers of sites")?;
@@ -331,7 +332,7 @@ fn reading(text: Option<ReadingText>, base: ReadingText) -> Result<Reading, Scen
 fn readers(text: Option<ReadersText>, base: ReadersText) -> Result<Readers, ScenarioError> {
     let text = text.unwrap_or(ReadersText { count: None, hours: None, shifts: None });
     let shifts = text.shifts.or(base.shifts).expect("base has all");
-    list(&shifts, "readers.shifts")?;
+    list(&shifts, "readers.shifts", MAX_ENTRIES)?;
     some_share(&shifts, shifts.value.iter().map(|shift| shift.share.value), "shares of shifts")?;
     let hours =
         duration(&text.hours.or(base.hours).expect("base has all"), "readers.hours", HOUR, 16 * HOUR)?;

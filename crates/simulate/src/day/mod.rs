@@ -6,6 +6,7 @@ mod metrics;
 mod policy;
 pub mod replay;
 pub mod scenario;
+pub mod skeleton;
 mod text;
 mod workload;
 mod world;

@@ -1,10 +1,14 @@
 //! Arrivals from a log, instead of drawn ones.
 //!
-//! One JSON object a line, in any order: `complete_at` (RFC 3339, UTC), `site`, `class`, `modality`, and, where known,
+//! One JSON object a line, in any order: `complete_at` (RFC 3339), `site`, `class`, `modality`, and, where known,
 //! `body_part`, `probability` (what AI said), `critical` (what it turned out to be), `reading_min`. What is not known is drawn
 //! as the scenario says.
 
-use serde::Deserialize;
+use std::{collections::BTreeSet, fmt};
+
+use isocenter_assign::{Needs, Prior, estimate::Exam};
+use isocenter_domain::id::SiteId;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Scenario, Workload,
@@ -14,15 +18,69 @@ use super::{
 
 /// The most lines of a log: a month of the largest network.
 const MAX_LINES: usize = 2_000_000;
+/// The most days of a log.
+pub const MAX_DAYS: i64 = 60;
+/// The longest reading time: what is open for longer was forgotten, not read.
+pub const MAX_READING_MIN: f64 = 1440.0;
+/// The most names of one kind that an error lists.
+const MAX_NAMES: usize = 20;
 
 /// A log that cannot be replayed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
-pub struct LogError {
-    /// The line, from 1.
-    pub line: usize,
-    /// What is wrong with it, with the field, and what to do.
-    pub problem: String,
+pub enum LogError {
+    /// A line is wrong.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, with the field, and what to do.
+        problem: String,
+    },
+    /// The scenario is not of the log's network.
+    #[error(
+        "the scenario `{scenario}` does not have what the log names: {missing}; add them to a scenario file, or have one \
+         written from the log: isocenter simulate scenario --replay FILE"
+    )]
+    Missing {
+        /// The scenario.
+        scenario: String,
+        /// Everything that it lacks.
+        missing: Box<Missing>,
+    },
+}
+
+/// What a log names and a scenario does not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Sites.
+    pub sites: BTreeSet<String>,
+    /// Classes.
+    pub classes: BTreeSet<String>,
+    /// Modalities that no category has.
+    pub modalities: BTreeSet<String>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            ("sites", &self.sites),
+            ("classes", &self.classes),
+            ("categories of modality", &self.modalities),
+        ];
+        let mut between = "";
+        for (kind, names) in kinds.iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "{between}{kind}")?;
+            for (place, name) in names.iter().take(MAX_NAMES).enumerate() {
+                write!(f, "{} `{name}`", if place == 0 { "" } else { "," })?;
+            }
+            match names.len() - names.len().min(MAX_NAMES) {
+                0 => {}
+                more => write!(f, " and {more} more")?,
+            }
+            between = "; ";
+        }
+        Ok(())
+    }
 }
 
 /// Arrivals by time from the first midnight (UTC) of the log.
@@ -31,50 +89,114 @@ pub struct Log {
     arrivals: Vec<Arrival>,
 }
 
-#[derive(Deserialize)]
+/// A line: what a log says of one study. Whoever writes a log writes these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    complete_at: String,
-    site: String,
-    class: String,
-    modality: String,
-    #[serde(default)]
-    body_part: String,
-    probability: Option<f64>,
-    critical: Option<bool>,
-    reading_min: Option<f64>,
+pub struct Line {
+    /// RFC 3339, as [`rfc3339`] writes it.
+    pub complete_at: String,
+    /// Who sent it.
+    pub site: String,
+    /// Its class.
+    pub class: String,
+    /// DICOM modality.
+    pub modality: String,
+    /// DICOM body part; empty: unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body_part: String,
+    /// What AI said, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
+    /// What it turned out to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critical: Option<bool>,
+    /// Minutes that reading it took, at most [`MAX_READING_MIN`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading_min: Option<f64>,
+}
+
+impl Line {
+    /// The line as JSON, without a line feed.
+    ///
+    /// # Panics
+    /// Never: texts and numbers have a JSON form.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("texts and numbers have a JSON form")
+    }
+}
+
+/// Which of a study's modalities a log has: of those that are read, as the engine has it, the one that is expected to take
+/// longest; `None` where there is none.
+#[must_use]
+pub fn read_as(modalities: &[String], body_part: &str) -> Option<String> {
+    // The site is of no matter for what is read.
+    let site = SiteId::new("any").expect("a name");
+    let needs = Needs::new(modalities, body_part, site, Vec::new());
+    let prior = Prior::default();
+    let minutes = |modality: &&String| prior.work(&Exam::new(modality, body_part)).minutes;
+    // Of equals the first by name.
+    needs.modalities().iter().rev().max_by_key(minutes).cloned()
+}
+
+/// A line that was read, with its instant.
+pub(super) struct Read {
+    pub at: i64,
+    pub line: Line,
+}
+
+/// The lines of a log, each checked as far as it can be without a scenario.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Read, LogError>> {
+    let filled = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    filled.enumerate().map(|(count, (number, line))| {
+        let fail = |problem: String| LogError::Line { line: number + 1, problem };
+        if count >= MAX_LINES {
+            return Err(fail(format!("the log has more than {MAX_LINES} studies; replay fewer days")));
+        }
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| fail(format!("{error}; docs/simulator.md shows the form")))?;
+        let at = instant(&line.complete_at).ok_or_else(|| {
+            fail(format!("`complete_at` is `{}`; write 2026-03-01T08:00:00Z", line.complete_at))
+        })?;
+        if line.probability.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
+            return Err(fail("`probability` must be from 0 to 1".to_owned()));
+        }
+        if line.reading_min.is_some_and(|minutes| !(0.0..=MAX_READING_MIN).contains(&minutes)) {
+            return Err(fail(format!("`reading_min` must be from 0 to {MAX_READING_MIN}")));
+        }
+        Ok(Read { at, line })
+    })
+}
+
+/// A log without a line.
+pub(super) fn empty() -> LogError {
+    LogError::Line { line: 1, problem: "the log has no study; give one JSON object a line".to_owned() }
 }
 
 impl Log {
     /// Reads a log for `scenario`, whose days become those of the log, all of them measured, and one to finish.
     ///
     /// # Errors
-    /// The first line that is wrong.
+    /// The first line that is wrong; else everything that the scenario lacks, and then it is as it was.
     pub fn parse(text: &str, scenario: &mut Scenario) -> Result<Self, LogError> {
         let mut arrivals = Vec::new();
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let fail = |problem: String| LogError { line: number + 1, problem };
-            if arrivals.len() >= MAX_LINES {
-                return Err(fail(format!("the log has more than {MAX_LINES} studies; replay fewer days")));
-            }
-            let line: Line = serde_json::from_str(line)
-                .map_err(|error| fail(format!("{error}; docs/simulator.md shows the form")))?;
-            arrivals.push(arrival(&line, scenario).map_err(fail)?);
+        let mut missing = Missing::default();
+        for read in lines(text) {
+            arrivals.extend(arrival(&read?, scenario, &mut missing));
         }
-        let Some(first) = arrivals.iter().map(|arrival| arrival.at.div_euclid(DAY)).min() else {
-            return Err(LogError {
-                line: 1,
-                problem: "the log has no study; give one JSON object a line".to_owned(),
-            });
-        };
+        if missing != Missing::default() {
+            return Err(LogError::Missing { scenario: scenario.name.clone(), missing: Box::new(missing) });
+        }
+        let first = arrivals.iter().map(|arrival| arrival.at.div_euclid(DAY)).min().ok_or_else(empty)?;
         for arrival in &mut arrivals {
             arrival.at -= first * DAY;
         }
         arrivals.sort_by_key(|arrival| arrival.at);
         let last = arrivals.last().map_or(0, |arrival| arrival.at / DAY);
-        let days = u32::try_from(last + 1).ok().filter(|days| *days <= 60).ok_or_else(|| LogError {
+        let days = u32::try_from(last + 1).ok().filter(|days| i64::from(*days) <= MAX_DAYS);
+        let days = days.ok_or_else(|| LogError::Line {
             line: 1,
-            problem: format!("the log spans {} days; replay at most 60", last + 1),
+            problem: format!("the log spans {} days; replay at most {MAX_DAYS}", last + 1),
         })?;
         scenario.days = [0, days, 1];
         scenario.name = format!("{}-replayed", scenario.name);
@@ -92,46 +214,50 @@ impl Log {
     }
 }
 
-fn arrival(line: &Line, scenario: &Scenario) -> Result<Arrival, String> {
-    let at = instant(&line.complete_at)
-        .ok_or_else(|| format!("`complete_at` is `{}`; write 2026-03-01T08:00:00Z", line.complete_at))?;
-    let index = |place: usize| u8::try_from(place).expect("at most 32 entries");
+/// The arrival of a line; `None` where the scenario lacks something of it.
+fn arrival(read: &Read, scenario: &Scenario, missing: &mut Missing) -> Option<Arrival> {
+    let Read { line, at } = read;
+    let index = |place: usize| u8::try_from(place).expect("at most 255 entries");
     let site = scenario.sites.iter().position(|site| site.name == line.site);
-    let site = site.ok_or_else(|| {
-        format!("`site` is `{}`, which the scenario does not have; add it there", line.site)
-    })?;
     let class = scenario.classes.iter().position(|class| class.name == line.class);
-    let class = class.ok_or_else(|| {
-        format!("`class` is `{}`, which the scenario does not have; add it there", line.class)
-    })?;
-    let categories = &scenario.categories;
-    let exact = categories.iter().position(|c| c.modality == line.modality && c.body_part == line.body_part);
-    let category =
-        exact.or_else(|| categories.iter().position(|c| c.modality == line.modality)).ok_or_else(|| {
-            format!("`modality` is `{}`, which no category of the scenario has; add one there", line.modality)
-        })?;
-    if line.probability.is_some_and(|p| !(0.0..=1.0).contains(&p)) {
-        return Err("`probability` must be from 0 to 1".to_owned());
-    }
-    if line.reading_min.is_some_and(|minutes| !(0.0..=1440.0).contains(&minutes)) {
-        return Err("`reading_min` must be from 0 to 1440".to_owned());
-    }
+    let category = category(line, scenario);
+    let mut lacks = |names: fn(&mut Missing) -> &mut BTreeSet<String>, found: Option<usize>, name: &str| {
+        if found.is_none() && !names(missing).contains(name) {
+            names(missing).insert(name.to_owned());
+        }
+    };
+    lacks(|missing| &mut missing.sites, site, &line.site);
+    lacks(|missing| &mut missing.classes, class, &line.class);
+    lacks(|missing| &mut missing.modalities, category, &line.modality);
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "at most a day")]
     let reading = line.reading_min.map(|minutes| ((minutes * MINUTE as f64) as i64).max(1));
-    Ok(Arrival {
-        at,
-        site: index(site),
-        class: Some(index(class)),
-        category: Some(index(category)),
+    Some(Arrival {
+        at: *at,
+        site: index(site?),
+        class: Some(index(class?)),
+        category: Some(index(category?)),
         critical: line.critical,
         probability: line.probability,
         reading,
     })
 }
 
-/// Microseconds since 1970 of an instant of RFC 3339 in UTC, as `2026-03-01T08:00:00Z` or with a fraction.
-fn instant(text: &str) -> Option<i64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+/// The category of the line's modality and body part; else the modality's category of no body part, else its first.
+fn category(line: &Line, scenario: &Scenario) -> Option<usize> {
+    let of = |body_part: &str| {
+        let same = |c: &super::scenario::Category| c.modality == line.modality && c.body_part == body_part;
+        scenario.categories.iter().position(same)
+    };
+    let any = || scenario.categories.iter().position(|c| c.modality == line.modality);
+    of(&line.body_part).or_else(|| of("")).or_else(any)
+}
+
+/// Microseconds since 1970 of an instant of RFC 3339, as `2026-03-01T08:00:00Z`, `2026-03-01T11:00:00+03:00`, or with a
+/// fraction; `None` where it is none.
+#[must_use]
+pub fn instant(text: &str) -> Option<i64> {
+    let (local, ahead) = zone(text)?;
+    let (date, time) = local.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
@@ -151,59 +277,40 @@ fn instant(text: &str) -> Option<i64> {
     // Days since 1970 in the proleptic Gregorian calendar, the year beginning in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    Some(days * DAY + hour * HOUR + minute * MINUTE + second * MINUTE / 60 + micros)
+    Some(days * DAY + hour * HOUR + minute * MINUTE + second * MINUTE / 60 + micros - ahead)
+}
+
+/// The local time of an instant, and how far its clock is before UTC.
+fn zone(text: &str) -> Option<(&str, i64)> {
+    if let Some(local) = text.strip_suffix('Z') {
+        return Some((local, 0));
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (hour, minute) = offset.get(1..)?.split_once(':').filter(|(hour, _)| hour.len() == 2)?;
+    let (hour, minute): (u8, u8) = (hour.parse().ok()?, minute.parse().ok()?);
+    let ahead = i64::from(hour) * HOUR + i64::from(minute) * MINUTE;
+    match offset.as_bytes().first()? {
+        b'+' if hour < 24 && minute < 60 => Some((local, ahead)),
+        b'-' if hour < 24 && minute < 60 => Some((local, -ahead)),
+        _ => None,
+    }
+}
+
+/// An instant, microseconds since 1970, in RFC 3339 in UTC to the second below; the inverse of [`instant`] otherwise.
+#[must_use]
+pub fn rfc3339(at: i64) -> String {
+    let (days, second) = (at.div_euclid(DAY), at.rem_euclid(DAY) / (MINUTE / 60));
+    // The proleptic Gregorian calendar in years that begin in March, and eras of 400 years.
+    let (era, day) = ((days + 719_468).div_euclid(146_097), (days + 719_468).rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (era * 400 + year + month / 10, if month < 10 { month + 3 } else { month - 9 });
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instants_are_read() {
-        assert_eq!(instant("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(instant("2026-11-22T17:15:00.5Z"), Some(1_795_367_700_500_000));
-        assert_eq!(instant("2024-02-29T00:00:00Z"), Some(1_709_164_800_000_000));
-        for bad in
-            ["2026-11-22", "2026-13-01T00:00:00Z", "2026-11-22T17:15:00+03:00", "x", "2026-11-22T25:00:00Z"]
-        {
-            assert_eq!(instant(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_log_takes_the_place_of_the_arrivals() {
-        let mut scenario = Scenario::shipped("base").expect("shipped");
-        let text = r#"{"complete_at":"2026-03-02T23:00:00Z","site":"north","class":"STAT","modality":"CT","body_part":"HEART","reading_min":7}
-{"complete_at":"2026-03-01T08:00:00Z","site":"center","class":"ROUTINE","modality":"DX","probability":0.4,"critical":true}"#;
-        let log = Log::parse(text, &mut scenario).expect("valid");
-        assert_eq!((log.studies(), scenario.days), (2, [0, 2, 1]));
-        let workload = log.workload(&scenario, 1);
-        let (first, second) = (&workload.studies[0], &workload.studies[1]);
-        assert_eq!((first.arrived, second.arrived), (8 * HOUR, DAY + 23 * HOUR));
-        assert!(workload.truths[0].critical && workload.truths[1].reading == 7 * MINUTE);
-        assert_eq!(workload.truths[0].answer.map(|answer| answer.probability), Some(0.4));
-    }
-
-    #[test]
-    fn a_wrong_line_is_named() {
-        let line = |site: &str, more: &str| {
-            format!(
-                r#"{{"complete_at":"2026-03-01T08:00:00Z","site":"{site}","class":"STAT","modality":"CT"{more}}}"#
-            )
-        };
-        let cases = [
-            (line("nowhere", ""), "site"),
-            (line("north", r#","probability":1.5"#), "probability"),
-            (line("north", r#","reading_min":-1"#), "reading_min"),
-            (line("north", r#","colour":1"#), "colour"),
-            ("{".to_owned(), "docs/simulator.md"),
-        ];
-        for (line, word) in cases {
-            let text = format!("\n{line}\n");
-            let error =
-                Log::parse(&text, &mut Scenario::shipped("base").expect("shipped")).expect_err("wrong");
-            assert!(error.line == 2 && error.problem.contains(word), "{error}");
-        }
-        assert!(Log::parse("", &mut Scenario::shipped("base").expect("shipped")).is_err());
-    }
-}
+#[path = "replay_tests.rs"]
+mod tests;

@@ -131,7 +131,7 @@ impl Workload {
 }
 
 fn index(position: usize) -> u8 {
-    u8::try_from(position).expect("lists have at most 32 entries")
+    u8::try_from(position).expect("lists have at most 255 entries")
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "times of a few weeks")]
@@ -212,12 +212,12 @@ fn draw_study(scenario: &Scenario, arrival: &Arrival, errors: &[f64], random: &m
         },
         usize::from,
     );
-    let critical = random.chance(scenario.classes[class].critical);
+    // What AI said is the posterior: where nobody knows better, so many of those of whom it said that are critical.
+    let critical = random.chance(arrival.probability.unwrap_or(scenario.classes[class].critical));
     let critical = arrival.critical.unwrap_or(critical);
     let minutes = scenario.categories[category].minutes * float(MINUTE);
     let reading = micros(minutes * random.lognormal(scenario.reading.sigma)).max(1);
-    let mut answer =
-        draw_answer(&scenario.ai, scenario.classes[class].critical, critical, arrival.at, random);
+    let mut answer = draw_answer(&scenario.ai, scenario.classes[class].critical, critical, arrival, random);
     if let (Some(probability), Some(answer)) = (arrival.probability, &mut answer) {
         answer.probability = probability;
         answer.flagged = probability >= 0.5;
@@ -244,11 +244,19 @@ fn points(scenario: &Scenario, category: usize) -> u32 {
 }
 
 /// What AI says of a study of a class with `prior`. The draws are the same whether it answers or not, so that an outage
-/// changes nothing else.
-fn draw_answer(ai: &Ai, prior: f64, critical: bool, at: i64, random: &mut Random) -> Option<Answer> {
+/// changes nothing else. Where it is known to have answered only an outage keeps it from that.
+fn draw_answer(
+    ai: &Ai,
+    prior: f64,
+    critical: bool,
+    arrival: &Arrival,
+    random: &mut Random,
+) -> Option<Answer> {
+    let at = arrival.at;
     let score = random.normal() + if critical { ai.d_prime } else { 0.0 };
     let (draw, delay, answers) = (random.unit(), random.exponential(), random.chance(ai.answers));
     let clock = local(at, 0);
+    let answers = answers || arrival.probability.is_some();
     if !answers || ai.outages.iter().any(|(from, to)| (*from..*to).contains(&clock)) {
         return None;
     }
