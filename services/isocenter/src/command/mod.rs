@@ -9,6 +9,7 @@ pub mod read;
 pub mod reconcile;
 pub mod records;
 pub mod registry;
+mod replay_log;
 pub mod restore;
 mod roster;
 pub mod simulate;

@@ -7,7 +7,10 @@ use clap::{Args, Subcommand};
 use isocenter_archive::{Migration, Records};
 use isocenter_wire::v1::{CheckHistoryRequest, RebuildRecordsRequest, archive_client::ArchiveClient};
 
-use super::connect;
+use super::{
+    connect,
+    replay_log::{self, ReplayLogArgs},
+};
 use crate::{
     cli::Client,
     output::{self, REFUSED},
@@ -32,6 +35,9 @@ enum Verb {
     },
     /// Whether they hold every change of every record once, as the journal has them. Exit 0 they do, 1 they do not.
     Check,
+    /// Write first reads as a log that `isocenter simulate day --replay` takes: JSON lines to stdout, to stderr what is not in
+    /// them. Nobody is named. Exit 0, 1 nothing was read.
+    ReplayLog(ReplayLogArgs),
     /// Bring the database to the tables of this build. The only verb that speaks to the database itself.
     Migrate {
         /// The database, as `serve --records` has it.
@@ -48,6 +54,7 @@ pub async fn run(args: RecordsArgs) -> Result<ExitCode> {
     match args.verb {
         Verb::Rebuild { reason } => rebuild(&args.client, reason).await,
         Verb::Check => check(&args.client).await,
+        Verb::ReplayLog(which) => replay_log::run(&args.client, &which).await,
         Verb::Migrate { records, contract } => {
             let migration = if contract { Migration::Contract } else { Migration::Expand };
             let records = Records::open(&records).await?;

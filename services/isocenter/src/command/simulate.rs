@@ -14,7 +14,10 @@ use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use isocenter_simulate::{
-    day::{self, Comparison, Kind, Plan, PolicyResult, Scenario, replay::Log, scenario::SHIPPED},
+    day::{
+        self, Comparison, Kind, Plan, PolicyResult, Scenario, replay::Log, scenario::SHIPPED,
+        skeleton::skeleton,
+    },
     queue::{self, Discipline, Question, QueueResult},
     report,
     stats::Estimate,
@@ -40,6 +43,8 @@ enum Command {
     Queue(QueueArgs),
     /// Whole networks over days, several policies under the same seeds.
     Day(DayArgs),
+    /// Write a scenario of the network that a log is from: what the log does not say is assumed, and marked.
+    Scenario(ScenarioArgs),
 }
 
 #[derive(Args, Debug)]
@@ -111,11 +116,23 @@ struct DayArgs {
     replay: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+struct ScenarioArgs {
+    /// The log, JSON lines.
+    #[arg(long, value_name = "FILE")]
+    replay: PathBuf,
+}
+
 /// Simulates what was asked.
 pub fn run(args: SimulateArgs) -> Result<ExitCode> {
     match args.command {
         Command::Queue(args) => simulate_queue(&args),
         Command::Day(args) => simulate_day(&args),
+        Command::Scenario(ScenarioArgs { replay }) => {
+            let text = skeleton(&read(&replay)?);
+            output::text(&text.map_err(|error| usage(format!("{}: {error}", replay.display())))?)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

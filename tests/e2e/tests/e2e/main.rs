@@ -15,6 +15,7 @@ mod operator;
 mod privacy;
 mod real_input;
 mod receiving;
+mod replay;
 mod security;
 mod telemetry;
 mod vendor;
