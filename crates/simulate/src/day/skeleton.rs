@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
+    time::Duration,
 };
 
 use super::{
@@ -18,6 +18,21 @@ const MAX_CATEGORIES: usize = 32;
 const OTHERWISE_MIN: f64 = 10.0;
 /// The load that the assumed number of readers bears.
 const LOAD: f64 = 0.85;
+
+/// What a policy says of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// From complete to signed.
+    pub deadline: Duration,
+    /// The cost of a delay of one whole deadline.
+    pub weight: u32,
+    /// The weight of the probability that a study is critical.
+    pub critical: u32,
+    /// That probability in parts per million where AI says nothing.
+    pub prior_ppm: u32,
+    /// Whether its reads may be leased ahead.
+    pub next_up: bool,
+}
 
 /// Work of one kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,12 +101,12 @@ impl Seen {
     }
 }
 
-/// The text of a scenario that has every site, class and modality of a log: with their shares and minutes from the log, and
-/// everything else as in the scenario `base`, or assumed.
+/// The text of a scenario that has every site, class and modality of a log: their shares and minutes from the log, what the
+/// classes promise from the policy as far as `promises` has them, and everything else as in the scenario `base`, or assumed.
 ///
 /// # Errors
 /// The first line that is wrong; a log of more than a scenario may have.
-pub fn skeleton(log: &str) -> Result<String, LogError> {
+pub fn skeleton(log: &str, promises: &BTreeMap<String, Promise>) -> Result<String, LogError> {
     let mut seen = Seen::default();
     for read in replay::lines(log) {
         let replay::Read { at, line } = read?;
@@ -100,7 +115,7 @@ pub fn skeleton(log: &str) -> Result<String, LogError> {
     let first = seen.days.first().ok_or_else(replay::empty)? * DAY;
     let base = Scenario::shipped("base").expect("shipped");
     let mut text = head(&seen, first);
-    classes(&mut text, &seen, &base);
+    classes(&mut text, &seen, &base, promises);
     let daily = categories(&mut text, &seen, &base) / count(seen.days.len());
     sites(&mut text, &seen);
     readers(&mut text, daily, &base);
@@ -117,6 +132,7 @@ pub fn skeleton(log: &str) -> Result<String, LogError> {
 
 fn head(seen: &Seen, first: i64) -> String {
     let (studies, days) = (seen.studies, seen.days.len());
+    let on_days = if days == 1 { "on" } else { "from" };
     let date = replay::rfc3339(first);
     let date = date.split('T').next().unwrap_or_default();
     let daily = f64::from(studies) / count(days);
@@ -124,37 +140,56 @@ fn head(seen: &Seen, first: i64) -> String {
     format!(
         "# The network of a log of {studies} studies. Shares and minutes are the log's; what says `assumed` is yours to set.\n\
          # docs/simulator.md explains every field.\n\
-         schema: 1\nname: network\nabout: As in a log of {studies} studies on {days} days from {date}\n\
+         schema: 1\nname: network\nabout: As in a log of {studies} studies {on_days} {date}\n\
          studies_per_day: {}\n# By hour, UTC.\nhourly: [{}]\n",
         short(daily.max(1.0)),
         hours.join(", "),
     )
 }
 
-fn classes(text: &mut String, seen: &Seen, base: &Scenario) {
+fn classes(text: &mut String, seen: &Seen, base: &Scenario, promises: &BTreeMap<String, Promise>) {
     text.push_str(
-        "\n# The log does not say what a class promises and weighs: set `deadline` as your policy has it, and the rest if yours\n\
-         # differs. `critical` is the share that truly is.\nclasses:\n",
+        "\n# A log does not say what a class promises and weighs; the policy does. `critical` is the share that truly is.\nclasses:\n",
     );
-    let of = |name: &str| base.classes.iter().find(|class| class.name == name);
-    let otherwise = of("ROUTINE").expect("base has it");
     for (name, studies) in &seen.classes {
-        let known = of(name);
+        let promise = promises.get(name);
+        let like = like(name, promise, base);
+        let (deadline, critical, immediate, weight, kappa) = match promise {
+            Some(Promise { deadline, prior_ppm, next_up, weight, critical }) => {
+                (deadline.as_secs(), f64::from(*prior_ppm) / 1e6, !next_up, *weight, *critical)
+            }
+            None => {
+                let seconds =
+                    u64::try_from(like.deadline / (MINUTE / 60)).expect("a deadline is not negative");
+                (seconds, like.critical, like.immediate, like.weight, like.kappa)
+            }
+        };
+        let deadline =
+            if deadline % 60 == 0 { format!("{}m", deadline / 60) } else { format!("{deadline}s") };
         let share = percent(*studies, seen.studies);
-        let class = known.unwrap_or(otherwise);
-        let Class { deadline, priority, weight, kappa, cost, .. } = class;
-        let immediate = if class.immediate { "immediate: true, " } else { "" };
-        let _ = writeln!(
-            text,
-            "  - {{name: {}, deadline: {}m, day: {share}, night: {share}, critical: {}, priority: {priority}, \
-             {immediate}weight: {weight}, kappa: {kappa}, cost: {}}}  # assumed: as {} in base",
+        let assumed = if promise.is_some() { "priority and cost assumed" } else { "assumed" };
+        text.push_str(&format!(
+            "  - {{name: {}, deadline: {deadline}, day: {share}, night: {share}, critical: {}, priority: {}, \
+             {}weight: {weight}, kappa: {kappa}, cost: {}}}  # {assumed}: as {} in base\n",
             quoted(name),
-            deadline / MINUTE,
-            short(class.critical * 100.0),
-            short(*cost),
-            class.name,
-        );
+            short(critical * 100.0),
+            like.priority,
+            if immediate { "immediate: true, " } else { "" },
+            short(like.cost),
+            like.name,
+        ));
     }
+}
+
+/// The class of `base` that says what nobody else does: the one of the same name, else of the closest deadline.
+fn like<'a>(name: &str, promise: Option<&Promise>, base: &'a Scenario) -> &'a Class {
+    let of = |name: &str| base.classes.iter().find(|class| class.name == name);
+    let closest = |promise: &Promise| {
+        let deadline = i64::try_from(promise.deadline.as_micros()).unwrap_or(i64::MAX);
+        base.classes.iter().min_by_key(|class| (class.deadline - deadline).abs())
+    };
+    let found = of(name).or_else(|| promise.and_then(closest)).or_else(|| of("ROUTINE"));
+    found.expect("base has it")
 }
 
 /// Writes the categories; answers the minutes of all studies together.
@@ -175,14 +210,13 @@ fn categories(text: &mut String, seen: &Seen, base: &Scenario) -> f64 {
         let part =
             if body_part.is_empty() { String::new() } else { format!("body_part: {}, ", quoted(body_part)) };
         let note = if work.timed == 0 { "  # minutes assumed: the log has none" } else { "" };
-        let _ = writeln!(
-            text,
-            "  - {{name: {}, modality: {}, {part}share: {}, minutes: {}, readers: 100}}{note}",
+        text.push_str(&format!(
+            "  - {{name: {}, modality: {}, {part}share: {}, minutes: {}, readers: 100}}{note}\n",
             quoted(&name),
             quoted(modality),
             percent(work.studies, seen.studies),
             short(minutes),
-        );
+        ));
     }
     total
 }
@@ -196,7 +230,10 @@ fn sites(text: &mut String, seen: &Seen) {
     sites.sort_by_key(|(_, studies)| std::cmp::Reverse(**studies));
     for (name, studies) in sites {
         let share = percent(*studies, seen.studies);
-        let _ = writeln!(text, "  - {{name: {}, share: {share}, readers: {share}, zone: 0h}}", quoted(name));
+        text.push_str(&format!(
+            "  - {{name: {}, share: {share}, readers: {share}, zone: 0h}}\n",
+            quoted(name)
+        ));
     }
 }
 
@@ -206,11 +243,10 @@ fn readers(text: &mut String, daily: f64, base: &Scenario) {
     // Fewer would leave a shift without anybody.
     let least = count(base.readers.shifts.len());
     let readers = (daily / LOAD / shift).ceil().clamp(least, 20_000.0);
-    let _ = writeln!(
-        text,
-        "\n# Assumed: as many as bear the log's work at {} % load, in the shifts of base.\nreaders: {{count: {readers}}}",
+    text.push_str(&format!(
+        "\n# Assumed: as many as bear the log's work at {} % load, in the shifts of base.\nreaders: {{count: {readers}}}\n",
         short(LOAD * 100.0)
-    );
+    ));
 }
 
 /// A text as YAML and JSON both have it: what a device wrote must not become a number or a comment.
@@ -255,7 +291,7 @@ mod tests {
             line("tver", "ONCOLOGY", ["1e3", "# \"x\": {"], Some(3.0)),
         ]
         .join("\n");
-        let text = skeleton(&lines).expect("valid");
+        let text = skeleton(&lines, &BTreeMap::new()).expect("valid");
         let mut scenario = Scenario::parse(&text).expect("checked");
         assert_eq!(Log::parse(&lines, &mut scenario).expect("of this network").studies(), 4, "{text}");
         let minutes: Vec<_> = scenario.categories.iter().map(|c| (c.name.as_str(), c.minutes)).collect();
@@ -268,6 +304,36 @@ mod tests {
     }
 
     #[test]
+    fn what_classes_promise_is_the_policys() {
+        let lines = [
+            line("tver", "STAT", ["CT", ""], None),
+            line("tver", "MINE", ["CT", ""], None),
+            line("tver", "OTHER", ["CT", ""], None),
+        ];
+        let promise = |deadline| Promise {
+            deadline: Duration::from_secs(deadline),
+            weight: 77,
+            critical: 5,
+            prior_ppm: 35_000,
+            next_up: true,
+        };
+        let stat = Promise { next_up: false, ..promise(5400) };
+        let promises = [("STAT".to_owned(), stat), ("MINE".to_owned(), promise(14_000))].into();
+        let scenario =
+            Scenario::parse(&skeleton(&lines.join("\n"), &promises).expect("valid")).expect("checked");
+        let told: Vec<_> = scenario
+            .classes
+            .iter()
+            .map(|c| (c.name.as_str(), c.deadline / (MINUTE / 60), c.weight, c.immediate, c.priority))
+            .collect();
+        let expected =
+            [("MINE", 14_000, 77, false, 2), ("OTHER", 86_400, 2, false, 3), ("STAT", 5400, 77, true, 1)];
+        assert_eq!(told, expected);
+        let mine = &scenario.classes[0];
+        assert!(mine.kappa == 5 && (mine.critical - 0.035).abs() < 1e-9, "{mine:?}");
+    }
+
+    #[test]
     fn rare_body_parts_share_a_category() {
         let mut lines = Vec::new();
         for part in 0..40 {
@@ -277,7 +343,8 @@ mod tests {
         }
         lines.push(line("tver", "STAT", ["MR", "KNEE"], Some(9.0)));
         let log = lines.join("\n");
-        let mut scenario = Scenario::parse(&skeleton(&log).expect("valid")).expect("checked");
+        let mut scenario =
+            Scenario::parse(&skeleton(&log, &BTreeMap::new()).expect("valid")).expect("checked");
         let names: Vec<&str> = scenario.categories.iter().map(|category| category.name.as_str()).collect();
         assert_eq!(names.len(), MAX_CATEGORIES);
         assert!(names.contains(&"CT") && names.contains(&"CT P10") && !names.contains(&"CT P9"), "{names:?}");
@@ -288,9 +355,10 @@ mod tests {
     #[test]
     fn what_no_scenario_can_have_is_refused() {
         let sites: Vec<_> = (0..300).map(|n| line(&format!("s{n}"), "STAT", ["CT", ""], None)).collect();
-        let refused = skeleton(&sites.join("\n")).expect_err("more sites than there may be");
+        let refused =
+            skeleton(&sites.join("\n"), &BTreeMap::new()).expect_err("more sites than there may be");
         assert!(refused.to_string().contains("`sites` has 300 entries"), "{refused}");
-        assert!(skeleton(&sites[..255].join("\n")).is_ok());
-        assert_eq!(skeleton("").expect_err("no study"), replay::empty());
+        assert!(skeleton(&sites[..255].join("\n"), &BTreeMap::new()).is_ok());
+        assert_eq!(skeleton("", &BTreeMap::new()).expect_err("no study"), replay::empty());
     }
 }

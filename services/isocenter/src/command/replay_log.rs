@@ -101,18 +101,16 @@ impl Account {
         let mut told = vec![format!("{} first reads", self.lines)];
         let left_out = self.left_out.iter().map(|(what, count)| format!("left out: {count} {what}"));
         told.extend(left_out);
-        for (count, what) in [
-            (self.unsigned, "without `reading_min`, because they are not signed"),
-            (self.forgotten, "without `reading_min`, because they were open for more than a day"),
-            (self.unanswered, "without `probability`, because AI gave none in time"),
-        ] {
-            if count > 0 {
-                told.push(format!("{count} {what}"));
-            }
+        let unknown = [
+            (self.unsigned, "without `reading_min`: not signed"),
+            (self.forgotten, "without `reading_min`: open for more than a day"),
+            (self.unanswered, "without `probability`: AI gave none in time"),
+        ];
+        let unknown = unknown.iter().filter(|(count, _)| *count > 0);
+        told.extend(unknown.map(|(count, what)| format!("{count} {what}")));
+        if self.lines > 0 {
+            told.push("none has `critical`: no report says so in a form that can be counted".to_owned());
         }
-        told.push(
-            "none has `critical`: no report says it in a form that can be counted; it is drawn".to_owned(),
-        );
         told
     }
 }

@@ -1,6 +1,7 @@
 //! `isocenter simulate`: the engine before the queues of theory and before whole networks. Needs no server.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::IsTerminal as _,
     ops::RangeInclusive,
@@ -13,10 +14,14 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use isocenter_domain::record::case::Urgency;
+use isocenter_policy::{ClassPolicy, Policy};
 use isocenter_simulate::{
     day::{
-        self, Comparison, Kind, Plan, PolicyResult, Scenario, replay::Log, scenario::SHIPPED,
-        skeleton::skeleton,
+        self, Comparison, Kind, Plan, PolicyResult, Scenario,
+        replay::Log,
+        scenario::SHIPPED,
+        skeleton::{Promise, skeleton},
     },
     queue::{self, Discipline, Question, QueueResult},
     report,
@@ -121,6 +126,9 @@ struct ScenarioArgs {
     /// The log, JSON lines.
     #[arg(long, value_name = "FILE")]
     replay: PathBuf,
+    /// The policy, YAML, as `isocenter policy show` prints it: what its classes promise and weigh. Assumed where absent.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 /// Simulates what was asked.
@@ -128,11 +136,7 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
     match args.command {
         Command::Queue(args) => simulate_queue(&args),
         Command::Day(args) => simulate_day(&args),
-        Command::Scenario(ScenarioArgs { replay }) => {
-            let text = skeleton(&read(&replay)?);
-            output::text(&text.map_err(|error| usage(format!("{}: {error}", replay.display())))?)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Scenario(args) => write_scenario(&args),
     }
 }
 
@@ -238,6 +242,25 @@ fn simulate_day(args: &DayArgs) -> Result<ExitCode> {
         print_day(&comparison)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_scenario(args: &ScenarioArgs) -> Result<ExitCode> {
+    let promises = match &args.policy {
+        Some(path) => {
+            let policy = Policy::parse(&read(path)?);
+            let policy = policy.map_err(|error| usage(format!("{}: {error}", path.display())))?;
+            policy.classes().map(|(class, promised)| (class.to_string(), promise(promised))).collect()
+        }
+        None => BTreeMap::new(),
+    };
+    let text = skeleton(&read(&args.replay)?, &promises);
+    output::text(&text.map_err(|error| usage(format!("{}: {error}", args.replay.display())))?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn promise(promised: &ClassPolicy) -> Promise {
+    let Urgency { weight, critical, prior_ppm, next_up } = promised.urgency;
+    Promise { deadline: promised.deadline, weight, critical, prior_ppm, next_up }
 }
 
 /// A bar on stderr where somebody looks at it; nothing where the output goes to a file or a program.

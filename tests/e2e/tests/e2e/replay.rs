@@ -76,7 +76,11 @@ async fn what_went_through_is_replayed_by_the_simulator() {
         other.code == 2 && other.stderr.contains("sites `kazan`; categories of modality `CR`"),
         "{other:?}"
     );
-    let written = simulate(&["scenario", "--replay", &log]).await.succeeded();
+    let policy = bench.path("policy.yaml");
+    std::fs::write(&policy, bench.server.cli(&["policy", "show"]).await.succeeded()).unwrap();
+    let policy = policy.display().to_string();
+    let written = simulate(&["scenario", "--replay", &log, "--policy", &policy]).await.succeeded();
+    assert!(written.contains(r#"name: "ROUTINE", deadline: 1440m"#), "{written}");
     std::fs::write(&fitting, written).unwrap();
     let replayed = simulate(&[&day[..], &["--scenario", &scenario]].concat()).await.json();
     let counts: Vec<_> =
