@@ -108,7 +108,8 @@ CREATE TABLE case_members (
     study   TEXT NOT NULL,
     PRIMARY KEY (tenant, case_id, study)
 );
-CREATE INDEX cases_of_study ON case_members (tenant, study);
+-- With the case in it, or SQLite prefers the primary key, which holds all three columns too, and reads all of a tenant.
+CREATE INDEX cases_of_study ON case_members (tenant, study, case_id);
 
 CREATE TABLE ai_tasks (
     tenant          TEXT   NOT NULL,

@@ -7,6 +7,8 @@ mod apply;
 pub(crate) mod arrivals;
 mod connect;
 mod history;
+#[cfg(test)]
+mod indexed_tests;
 mod project;
 pub(crate) mod query;
 pub(crate) mod rebuild;

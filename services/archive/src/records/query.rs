@@ -67,6 +67,15 @@ pub(crate) struct Search {
     pub modality: String,
 }
 
+/// The events of a study, $2, and of its cases: two questions, each of which an index answers. An event is about one of both.
+pub(super) const EVENTS: &str = "SELECT record_key, seq, op_id, event, actor, reason, at, ord FROM (
+         SELECT * FROM events WHERE tenant = $1 AND study = $2
+         UNION ALL
+         SELECT * FROM events WHERE tenant = $1
+         AND case_id IN (SELECT case_id FROM case_members WHERE tenant = $1 AND study = $2)) AS about
+     WHERE (ord > $3 OR (ord = $3 AND (record_key > $4 OR (record_key = $4 AND (seq > $5 OR (seq = $5 AND op_id > $6))))))
+     ORDER BY ord, record_key, seq, op_id LIMIT $7";
+
 /// After every page that there can be.
 const NEWEST: i64 = i64::MAX;
 
@@ -295,21 +304,14 @@ impl Records {
         limit: usize,
     ) -> Result<Vec<EventRow>, Error> {
         let (ord, record, seq, op_id) = after.unwrap_or((i64::MIN, String::new(), 0, String::new()));
-        let rows = sqlx::query(
-            "SELECT record_key, seq, op_id, event, actor, reason, at, ord FROM events
-             WHERE tenant = $1
-             AND (study = $2 OR case_id IN (SELECT case_id FROM case_members WHERE tenant = $1 AND study = $2))
-             AND (ord > $3 OR (ord = $3 AND (record_key > $4 OR (record_key = $4
-                 AND (seq > $5 OR (seq = $5 AND op_id > $6))))))
-             ORDER BY ord, record_key, seq, op_id LIMIT $7",
-        )
-        .bind(key.tenant.to_string())
-        .bind(key.study.to_string())
-        .bind(ord)
-        .bind(record)
-        .bind(number(seq))
-        .bind(op_id)
-        .bind(number(limit));
+        let rows = sqlx::query(EVENTS)
+            .bind(key.tenant.to_string())
+            .bind(key.study.to_string())
+            .bind(ord)
+            .bind(record)
+            .bind(number(seq))
+            .bind(op_id)
+            .bind(number(limit));
         let rows = self.rows(rows).await?;
         let event = |row: &AnyRow| -> Result<EventRow, sqlx::Error> {
             Ok(EventRow {
