@@ -4,7 +4,7 @@
 //! against urgency. *What matters most* is answered by [`Queue`]: how fast the cost of a read's delay rises for each
 //! minute that reading it takes, with a front lane so that nothing starves. Nothing is bound early: a reader who asks
 //! gets the first read in order that they may have.
-//! Pure: the time is passed in, and the same items, reader and time give the same answer for ever.
+//! Pure: the time is passed in, and the same items, pulls and times give the same answers for ever.
 
 mod absurd;
 pub mod estimate;
@@ -30,6 +30,6 @@ pub use idle::{Idle, choose_idle, flexibility};
 pub use item::{Exclusion, Item, Needs, Urgency};
 pub use measure::{Ppm, Work};
 pub use order::{Index, Lane, Rank};
-pub use params::{Params, Recall};
+pub use params::{Params, Patience, Recall};
 pub use queue::Queue;
 pub use reader::{Capacity, Duty, Holding, Load, ReaderProfile, Sites, Skill};

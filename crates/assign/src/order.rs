@@ -13,8 +13,9 @@ use crate::{Item, Params, ReaderProfile, Urgency, Work};
 /// Which of the two lanes a read waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Most of its target has passed: ahead of the regular lane, by deadline. What completes after its deadline can
-    /// therefore not overtake it any more, whatever its index.
+    /// Most of its target has passed, or it has waited for much longer than it would have in order of arrival: ahead of
+    /// the regular lane, by deadline. What completes after its deadline can therefore not overtake it any more, whatever
+    /// its index.
     Front,
     /// By index.
     Regular,
@@ -151,11 +152,18 @@ impl Params {
         item.work.points >= self.heavy_points
     }
 
+    /// When most of a read's target has passed; `None`: where that does not count.
+    #[must_use]
+    pub fn nears_deadline_at(&self, urgency: &Urgency, complete_at: Time) -> Option<Time> {
+        let percent = self.front_percent?;
+        Some(complete_at.plus(urgency.target.saturating_mul(percent) / 100))
+    }
+
     /// When a read joins the front lane; `None`: never.
     #[must_use]
     pub fn front_at(&self, urgency: &Urgency, complete_at: Time) -> Option<Time> {
-        let percent = self.front_percent?;
-        Some(complete_at.plus(urgency.target.saturating_mul(percent) / 100))
+        let outwaited = self.front_after.filter(|_| urgency.next_up).map(|age| complete_at.plus(age));
+        self.nears_deadline_at(urgency, complete_at).into_iter().chain(outwaited).min()
     }
 
     /// The lane at `now` of a read that was complete at `complete_at`.

@@ -23,6 +23,11 @@ pub struct Params {
     pub heavy_points: u32,
     /// The share of its target, in percent, after which a read joins the front lane; none: nothing does.
     pub front_percent: Option<u32>,
+    /// How much longer than in order of arrival a read is left to wait; none: as long as `front_percent` says.
+    pub patience: Option<Patience>,
+    /// What comes of patience: the age at which a read that is not immediate joins the front lane at the latest. A
+    /// [`Queue`](crate::Queue) keeps it up; none: not known yet.
+    pub front_after: Option<Duration>,
     /// Whether reads of immediate classes go before all others, or by index among them.
     pub immediate_first: bool,
     /// How many binary digits of a probability and of the expected minutes count: reads that differ less are ranked by
@@ -30,6 +35,16 @@ pub struct Params {
     pub level_bits: u32,
     /// When a read leased ahead is taken back for a better use.
     pub recall: Recall,
+}
+
+/// How much longer than in order of arrival a read is left to wait. What goes first by index lets others wait, and on a
+/// day that is nearly full the deadlines are too far off to bound that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// In percent of the longest that order of arrival would have let any read wait within the last day.
+    pub percent: u32,
+    /// What nobody is moved forward for.
+    pub least: Duration,
 }
 
 /// When a read leased ahead is taken back for a better use: each of the three must allow it.
@@ -55,6 +70,8 @@ impl Default for Params {
             fatigue: 0.5,
             heavy_points: 3_000,
             front_percent: Some(80),
+            patience: Some(Patience { percent: 250, least: minutes(60) }),
+            front_after: None,
             immediate_first: true,
             level_bits: 4,
             recall: Recall { gain: 1.2, rest: minutes(5), window: minutes(15) },
@@ -81,6 +98,14 @@ impl Params {
                 "front_percent",
                 percent,
                 "a share of the target is from 1 to 100 percent",
+            ));
+        }
+        if let Some(patience) = self.patience.filter(|patience| !(100..=100_000).contains(&patience.percent))
+        {
+            return Err(Absurd::new(
+                "patience.percent",
+                patience.percent,
+                "a wait is bound at 100 to 100000 percent of the longest in order of arrival",
             ));
         }
         if !(1..=20).contains(&self.level_bits) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Draft, PLAIN, Person, READERS, at, draft, people};
 use isocenter_assign::{
-    Exclusion, Idle, Item, Lane, Params, Queue, ReaderProfile, choose_idle, filter,
+    Exclusion, Idle, Item, Lane, Queue, ReaderProfile, choose_idle, filter,
     next_up::{self, Lease, Recalled},
 };
 use isocenter_domain::{
@@ -51,7 +51,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A desk that obeys the engine.
 struct Desk {
     queue: Queue,
-    params: Params,
     readers: Vec<ReaderProfile>,
     offered: BTreeMap<ReaderId, (Item, Lease)>,
     open: BTreeMap<ReaderId, Item>,
@@ -72,7 +71,6 @@ impl Desk {
         };
         Self {
             queue: Queue::default(),
-            params: Params::default(),
             readers: people.iter().enumerate().map(profile).collect(),
             offered: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -163,7 +161,7 @@ impl Desk {
             (0..READERS).map(|n| self.profile(n)).map(|r| (r.id.clone(), r)).collect();
         let better = self.offered.iter().find(|(reader, (item, lease))| {
             let holder = &holders[*reader];
-            next_up::better_use(&self.params, (item, lease), holder, (free, instead), self.now)
+            next_up::better_use(self.queue.params(), (item, lease), holder, (free, instead), self.now)
                 == Some(Recalled::BetterUse)
         });
         let holder = better.map(|(reader, _)| reader.clone())?;
@@ -182,7 +180,7 @@ impl Desk {
         let holders: Vec<_> = (0..READERS).map(|n| self.profile(n)).collect();
         for holder in &holders {
             let Some((item, _)) = self.offered.get(&holder.id) else { continue };
-            if next_up::lapsed(&self.params, item, Some(holder), self.now).is_some() {
+            if next_up::lapsed(self.queue.params(), item, Some(holder), self.now).is_some() {
                 let (item, _) = self.offered.remove(&holder.id).unwrap();
                 self.requeue(item);
             }
@@ -258,14 +256,14 @@ impl Desk {
         }
         // Invariant 12: taken back for a better use at most once in a window.
         for times in self.recalls.values() {
-            let window = self.params.recall.window;
+            let window = self.queue.params().recall.window;
             prop_assert!(times.windows(2).all(|pair| pair[1].since(pair[0]) >= window));
         }
         // Leases: one beside one open read, never of an immediate class, never kept in the front lane.
         for (reader, (item, _)) in &self.offered {
             if self.open.contains_key(reader) {
                 prop_assert!(item.urgency.next_up);
-                let lane = self.params.lane(&item.urgency, item.complete_at, self.now);
+                let lane = self.queue.params().lane(&item.urgency, item.complete_at, self.now);
                 prop_assert_eq!(lane, Lane::Regular);
             }
         }

@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{CLASSES, Draft, Names, PLAIN, Person, READERS, TURNED, at, draft, people, read};
-use isocenter_assign::{Item, Lane, Params, Ppm, Queue, ReaderProfile, filter, next_up};
+use isocenter_assign::{Item, Lane, Params, Patience, Ppm, Queue, ReaderProfile, filter, next_up};
 use isocenter_domain::{Time, id::ReadId};
 use proptest::prelude::*;
 
@@ -27,9 +27,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// Parameters of every kind: what was tuned, and what tuning may come to.
 fn params() -> impl Strategy<Value = Params> {
-    let guards = (prop::option::of(1..=100u32), prop::bool::ANY, 1..=20u32);
-    (0.0..2.0f64, 1.0..20.0f64, 1.0..3.0f64, 1.0..3.0f64, 0.1..1.0f64, guards).prop_map(
-        |(knee, steepness, locality, preferred, fatigue, (front_percent, immediate_first, level_bits))| {
+    let patience = (100..400u32, 0..7_200u64)
+        .prop_map(|(percent, least)| Patience { percent, least: Duration::from_secs(least) });
+    let lanes = (prop::option::of(1..=100u32), prop::option::of(patience), prop::bool::ANY);
+    (0.0..2.0f64, 1.0..20.0f64, 1.0..3.0f64, 1.0..3.0f64, 0.1..1.0f64, lanes, 1..=20u32).prop_map(
+        |(knee, steepness, locality, preferred, fatigue, lanes, level_bits)| {
+            let (front_percent, patience, immediate_first) = lanes;
             let tuned = Params {
                 knee,
                 steepness,
@@ -37,6 +40,7 @@ fn params() -> impl Strategy<Value = Params> {
                 preferred,
                 fatigue,
                 front_percent,
+                patience,
                 immediate_first,
                 level_bits,
                 ..Params::default()
@@ -80,7 +84,7 @@ proptest! {
     fn a_pull_answers_what_a_scan_of_every_read_would(
         steps in steps(), people in people(), params in params(),
     ) {
-        let mut queue = Queue::new(params.clone());
+        let mut queue = Queue::new(params);
         let mut model: BTreeMap<ReadId, Item> = BTreeMap::new();
         let registered: Vec<_> = people.iter().enumerate().map(|(n, p)| p.profile(n, PLAIN)).collect();
         for step in steps {
@@ -93,7 +97,9 @@ proptest! {
                 Step::Pick { reader, now } => {
                     let (reader, now) = (&registered[reader], at(now));
                     let eligible = |item: &Item| filter::eligible(item, reader, now).is_ok();
-                    prop_assert_eq!(queue.pick(reader, now), scanned(&model, &params, reader, now, eligible));
+                    let picked = queue.pick(reader, now).cloned();
+                    let wanted = scanned(&model, queue.params(), reader, now, eligible);
+                    prop_assert_eq!(picked.as_ref(), wanted);
 
                     let mut busy = reader.clone();
                     (busy.holding.offered, busy.holding.open) = (0, 1);
@@ -102,9 +108,10 @@ proptest! {
                             && next_up::may_lease(&busy, now).is_ok()
                             && filter::qualified(item, &busy, now).is_ok()
                     };
-                    let first = scanned(&model, &params, &busy, now, leasable);
-                    let first = first.filter(|item| next_up::may_wait(&params, item, now));
-                    prop_assert_eq!(queue.next_up(&busy, now), first);
+                    let leased = queue.next_up(&busy, now).cloned();
+                    let first = scanned(&model, queue.params(), &busy, now, leasable);
+                    let first = first.filter(|item| next_up::may_wait(queue.params(), item, now));
+                    prop_assert_eq!(leased.as_ref(), first);
                 }
             }
             prop_assert_eq!(queue.len(), model.len());
@@ -119,7 +126,7 @@ proptest! {
         drafts in prop::collection::vec(draft(), 40..80), params in params(),
         pulls in prop::collection::vec((0..3usize, prop_oneof![3 => 0..40i64, 1 => -100..3_000i64]), 10..30),
     ) {
-        let mut queue = Queue::new(params.clone());
+        let mut queue = Queue::new(params);
         let mut model: BTreeMap<ReadId, Item> = BTreeMap::new();
         let mut arrivals = (0..).zip(drafts).map(|(n, draft)| {
             // Alike but for class, age, probability and one of two sites.
@@ -137,8 +144,9 @@ proptest! {
             now = Time(now.0 + seconds * 1_000_000);
             let mut reader = common::reader(&format!("r{who}"));
             reader.home = (who < 2).then(|| (PLAIN.site)(who));
-            let wanted = scanned(&model, &params, &reader, now, |item| filter::eligible(item, &reader, now).is_ok());
             let picked = queue.pick(&reader, now).map(|item| item.read.clone());
+            let fit = |item: &Item| filter::eligible(item, &reader, now).is_ok();
+            let wanted = scanned(&model, queue.params(), &reader, now, fit);
             prop_assert_eq!(picked.as_ref(), wanted.map(|item| &item.read));
             // Each other pull only looks: what was learnt of a family is then still known at the next.
             if let Some(read) = picked.filter(|_| seconds % 2 == 0) {

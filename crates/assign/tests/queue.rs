@@ -11,8 +11,8 @@ use common::{
     MINUTE, at, item, minutes, needs, picked, pool, ppm, queue, read, reader, routine, stat, urgent,
 };
 use isocenter_assign::{
-    Absurd, Duty, Exclusion, Holding, Item, Lane, Needs, Params, Ppm, ReaderProfile, Rejection, Sites, Skill,
-    Work, filter,
+    Absurd, Duty, Exclusion, Holding, Item, Lane, Needs, Params, Patience, Ppm, Queue, ReaderProfile,
+    Rejection, Sites, Skill, Work, filter,
 };
 use isocenter_domain::Time;
 
@@ -82,6 +82,61 @@ fn immediate_classes_go_first_unless_the_index_alone_decides() {
     let mut by_index = isocenter_assign::Queue::new(params);
     assert_eq!((by_index.insert(critical), by_index.insert(long)), (None, None));
     assert_eq!(picked(&mut by_index, &reader("r"), 300), Some(read(1)));
+}
+
+/// One reader, a routine read that takes an hour, and a quick one that comes each minute and is read before the next: in
+/// order of arrival nobody would wait for long, so that after an hour, which nobody is moved forward for sooner, its turn
+/// has come. Deadlines alone would let it wait for 19 hours.
+#[test]
+fn who_has_waited_for_much_longer_than_in_order_of_arrival_joins_the_front_lane() {
+    let long = || Item { work: Work { minutes: minutes(60), points: 200 }, ..item(0, routine(), 0) };
+    let quick = |n: u32| Item {
+        work: Work { minutes: minutes(1), points: 200 },
+        ..item(n, routine(), i64::from(n) - 5)
+    };
+    let read_at = |params: Params| {
+        let mut queue = Queue::new(params);
+        queue.insert(long());
+        (1..=120u32).find(|minute| {
+            queue.insert(quick(*minute));
+            let first = picked(&mut queue, &reader("r"), i64::from(*minute)).unwrap();
+            queue.remove(&first);
+            first == read(0)
+        })
+    };
+    assert_eq!(read_at(Params::default()), Some(60));
+    assert_eq!(read_at(Params { patience: None, ..Params::default() }), None);
+}
+
+/// Where everybody waits for hours, who came first is not moved forward for that alone.
+#[test]
+fn what_everybody_waits_for_moves_nobody_forward() {
+    let mut queue = queue((0..10).map(|n| item(n, routine(), i64::from(n))));
+    let flagged = Item { probability: Some(Ppm::ONE), ..item(10, routine(), 300) };
+    queue.insert(flagged);
+    assert_eq!(picked(&mut queue, &reader("r"), 400), Some(read(10)));
+    let explained = queue.explain(&read(0), at(400), &[]).unwrap();
+    assert_eq!(explained.lane, Lane::Regular);
+    let to_front = explained.terms.iter().find(|term| term.name == "to_front_lane").unwrap();
+    // Two and a half times 400 minutes, less the 400 that it has waited.
+    assert!((to_front.value / 60e6 - 600.0).abs() < 1e-6, "{to_front:?}");
+}
+
+/// A day after the longest wait, less is waited for; what was known of a family before does not hide it.
+#[test]
+fn a_long_wait_of_the_day_before_lets_nobody_wait_today() {
+    let mut queue = queue([item(0, routine(), 0)]);
+    assert_eq!(picked(&mut queue, &reader("r"), 600), Some(read(0)), "ten hours: the longest of the day");
+    queue.remove(&read(0));
+    // One that was passed over, so that in order of arrival it would be gone, and one that is flagged.
+    let passed = Item { work: Work { minutes: minutes(60), points: 200 }, ..item(1, routine(), 1_400) };
+    let flagged = Item { probability: Some(Ppm::ONE), ..item(3, routine(), 2_030) };
+    for item in [passed, item(2, routine(), 2_030), flagged] {
+        queue.insert(item);
+    }
+    queue.remove(&read(2));
+    assert_eq!(picked(&mut queue, &reader("r"), 2_039), Some(read(3)), "25 hours are not over");
+    assert_eq!(picked(&mut queue, &reader("r"), 2_040), Some(read(1)), "an hour is");
 }
 
 #[test]
@@ -336,6 +391,10 @@ fn absurd_numbers_are_refused_by_the_name_of_their_field() {
         (Params { steepness: 0.5, ..Params::default() }, "steepness"),
         (Params { locality: -1.0, ..Params::default() }, "locality"),
         (Params { front_percent: Some(0), ..Params::default() }, "front_percent"),
+        (
+            Params { patience: Some(Patience { percent: 99, least: Duration::ZERO }), ..Params::default() },
+            "patience.percent",
+        ),
         (Params { level_bits: 0, ..Params::default() }, "level_bits"),
     ] {
         assert_eq!(params.checked().unwrap_err().field, field);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use isocenter_assign::{Explanation, Item, Lane, Params, Parked, Queue, ReaderProfile};
+use isocenter_assign::{Explanation, Item, Params, Parked, Queue, ReaderProfile};
 use isocenter_domain::{
     Time,
     id::{ReadId, TenantId},
@@ -91,9 +91,15 @@ impl Default for Board {
 }
 
 impl Board {
-    /// What the queue is ordered by.
-    pub const fn params(&self) -> &Params {
-        &self.params
+    /// What a tenant's queue is ordered by at `now`.
+    pub fn params(&self, tenant: &TenantId, now: Time) -> Params {
+        match self.inner.lock().queues.get_mut(tenant) {
+            Some(queue) => {
+                queue.keep_up(now);
+                queue.params().clone()
+            }
+            None => self.params.clone(),
+        }
     }
 
     /// Shows the reads of a case as the mirrors have them now.
@@ -169,12 +175,14 @@ impl Board {
         let inner = &mut *self.inner.lock();
         let fresh = std::mem::take(&mut inner.fresh);
         let waiting = |key: ReadKey| {
-            let item = inner.queues.get(&key.tenant)?.get(&key.read)?.clone();
-            Some((key, item))
+            let queue = inner.queues.get_mut(&key.tenant)?;
+            queue.keep_up(now);
+            let item = queue.get(&key.read)?.clone();
+            Some((queue.params().rank(&item, None, now), key, item))
         };
         let mut waiting: Vec<_> = fresh.into_iter().filter_map(waiting).collect();
-        waiting.sort_by_cached_key(|(_, item)| self.params.rank(item, None, now));
-        waiting
+        waiting.sort_by(|a, b| a.0.cmp(&b.0));
+        waiting.into_iter().map(|(_, key, item)| (key, item)).collect()
     }
 
     /// A reader asked, and nothing waited for him.
@@ -276,7 +284,10 @@ impl Board {
         now: Time,
         readers: &[ReaderProfile],
     ) -> Option<Explanation> {
-        self.inner.lock().queues.get(tenant)?.explain(read, now, readers)
+        let inner = &mut *self.inner.lock();
+        let queue = inner.queues.get_mut(tenant)?;
+        queue.keep_up(now);
+        queue.explain(read, now, readers)
     }
 
     /// How many reads wait, and since when the oldest.
@@ -289,7 +300,10 @@ impl Board {
     /// How many reads have used up most of their deadline and still wait.
     pub fn nearing(&self, now: Time) -> usize {
         let inner = self.inner.lock();
-        let near = |item: &&Item| self.params.lane(&item.urgency, item.complete_at, now) == Lane::Front;
+        let near = |item: &&Item| {
+            let at = self.params.nears_deadline_at(&item.urgency, item.complete_at);
+            at.is_some_and(|at| at <= now)
+        };
         inner.queues.values().flat_map(Queue::items).filter(near).count()
     }
 

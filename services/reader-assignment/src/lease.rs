@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use isocenter_assign::{
-    Item, Params, ReaderProfile,
+    Item, ReaderProfile,
     next_up::{self, Lease, Recalled},
 };
 use isocenter_domain::{
@@ -65,7 +65,7 @@ impl Desk {
         instead: Option<&Item>,
         now: Time,
     ) -> Result<Option<ReadKey>, Error> {
-        let params = self.board.params();
+        let params = &self.board.params(tenant, now);
         let rested = |leased: &Leased| now.since(leased.lease.since) >= params.recall.rest;
         let better = |leased: Leased| {
             let item = self.leased_item(&leased)?;
@@ -105,7 +105,8 @@ impl Desk {
         }
         let case = self.case(key).await?;
         let item = self.view.item(key, &leased.record, &case.record);
-        let outranked = next_up::outranked(self.board.params(), &item, &waiting, holder, now);
+        let params = self.board.params(&key.tenant, now);
+        let outranked = next_up::outranked(&params, &item, &waiting, holder, now);
         if outranked {
             let cause = Cause::role(ACTOR).because(text(Recalled::Outranked));
             match self.take_back(&leased, ReadEvent::Lapsed, cause).await {
@@ -127,7 +128,7 @@ impl Desk {
     /// Ends the leases that cannot stand any more. Only the leader does; a reader's absence is told by the reconciler.
     pub(crate) async fn sweep_leases(&self, now: Time) {
         for leased in self.leases(|_| true) {
-            let Some(why) = self.ends(&leased, self.board.params(), now) else { continue };
+            let Some(why) = self.ends(&leased, now) else { continue };
             if let Err(e) = self.end_lease(&leased, why).await
                 && !e.is_worth_rereading()
             {
@@ -136,7 +137,7 @@ impl Desk {
         }
     }
 
-    fn ends(&self, leased: &Leased, params: &Params, now: Time) -> Option<Recalled> {
+    fn ends(&self, leased: &Leased, now: Time) -> Option<Recalled> {
         let tenant = &leased.read.key.tenant;
         let mut holder = self.view.profile(tenant, &leased.lease.reader);
         // Whether a missing sign of life counts is not for this to decide.
@@ -150,7 +151,7 @@ impl Desk {
             return over.then_some(Recalled::Holder(isocenter_assign::Rejection::NotAccepting));
         }
         let item = self.leased_item(leased)?;
-        next_up::lapsed(params, &item, holder.as_ref(), now)
+        next_up::lapsed(&self.board.params(tenant, now), &item, holder.as_ref(), now)
     }
 
     /// Looks through the leases until `ended`.

@@ -125,12 +125,13 @@ impl Desk {
         };
         let profile = self.viewer(tenant, filter)?;
         let now = self.now();
+        let order = &self.board.params(tenant, now);
         let mut first: BinaryHeap<Listed> = BinaryHeap::with_capacity(page.size + 2);
         for read in self.view.reads.all() {
             if read.key.tenant != *tenant || !filter.has(&read.record) {
                 continue;
             }
-            let Some(listed) = self.placed(read, profile.as_ref(), now) else { continue };
+            let Some(listed) = self.placed(read, profile.as_ref(), (order, now)) else { continue };
             if after.as_ref().is_some_and(|after| listed.place <= *after) {
                 continue;
             }
@@ -162,13 +163,19 @@ impl Desk {
         profile: Option<&ReaderProfile>,
     ) -> Vec<v1::Read> {
         let now = self.now();
+        let order = &self.board.params(&case.tenant, now);
         let reads = self.view.reads_of(case).into_values().filter(|read| filter.has(&read.record));
-        let listed = reads.filter_map(|read| self.placed(read, profile, now));
+        let listed = reads.filter_map(|read| self.placed(read, profile, (order, now)));
         listed.map(|l| self.show(&l.read, &l.case.key, &l.case.record)).collect()
     }
 
     /// A read with its place, where the viewer may see it.
-    fn placed(&self, read: Arc<Stored<Read>>, profile: Option<&ReaderProfile>, now: Time) -> Option<Listed> {
+    fn placed(
+        &self,
+        read: Arc<Stored<Read>>,
+        profile: Option<&ReaderProfile>,
+        (order, now): (&Params, Time),
+    ) -> Option<Listed> {
         let case = self.view.cases.get(&case_key(&read.key))?;
         // What AI says orders only what waits.
         let item = if read.record.is_queued() {
@@ -179,7 +186,7 @@ impl Desk {
         if !profile.is_none_or(|profile| self.sees(&read, &item, profile)) {
             return None;
         }
-        Some(Listed { place: Place::of(&item, &read.record, self.board.params(), now), read, case })
+        Some(Listed { place: Place::of(&item, &read.record, order, now), read, case })
     }
 
     /// Whether a reader sees a read: his own, and what the hard filters allow him.

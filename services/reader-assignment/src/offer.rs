@@ -249,7 +249,7 @@ impl Offers {
         let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
         let fits = read.record.is_queued()
             && case.record.state == CaseState::Ready
-            && self.may_have(&self.desk.item(&read, &case.record), profile);
+            && self.may_have(&key.tenant, &self.desk.item(&read, &case.record), profile);
         if !fits {
             pair.read.not_before(read.mod_revision);
             return Ok(Attempt::Other(pair.reader));
@@ -304,13 +304,13 @@ impl Offers {
     }
 
     /// Every filter: of an offer, or of a lease to one who has a read open.
-    fn may_have(&self, item: &Item, profile: &ReaderProfile) -> bool {
+    fn may_have(&self, tenant: &TenantId, item: &Item, profile: &ReaderProfile) -> bool {
         let now = self.desk.now();
         if profile.holding.open == 0 {
             return filter::eligible(item, profile, now).is_ok();
         }
         next_up::may_lease(profile, now).is_ok()
-            && next_up::may_wait(self.desk.board.params(), item, now)
+            && next_up::may_wait(&self.desk.board.params(tenant, now), item, now)
             && filter::qualified(item, profile, now).is_ok()
     }
 

@@ -1,6 +1,7 @@
 //! The queue of reads that wait.
 
 mod family;
+mod first_come;
 mod scan;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -19,6 +20,7 @@ use crate::{
     next_up,
 };
 use family::{Bound, Family, Kin, Tag};
+use first_come::FirstCome;
 
 use scan::Sight;
 
@@ -44,7 +46,13 @@ pub struct Queue {
     bounds: Vec<Option<Bound>>,
     /// What each reader who has pulled is fit for.
     sights: BTreeMap<ReaderId, Option<Sight>>,
+    /// What order of arrival would make of the same.
+    first_come: FirstCome,
+    /// The minute in which that was last looked at.
+    looked: Option<i64>,
 }
+
+const MINUTE_MICROS: i64 = 60_000_000;
 
 impl Queue {
     /// An empty queue in the order of `params`.
@@ -53,7 +61,7 @@ impl Queue {
         Self { params, ..Self::default() }
     }
 
-    /// What it is ordered by.
+    /// What it is ordered by now.
     #[must_use]
     pub const fn params(&self) -> &Params {
         &self.params
@@ -84,7 +92,10 @@ impl Queue {
 
     /// Adds `item`, or replaces the item of the same read, which is returned. Order of insertion does not matter.
     pub fn insert(&mut self, mut item: Item) -> Option<Item> {
-        let before = self.remove(&item.read);
+        let before = self.take(&item.read);
+        if before.is_none() {
+            self.first_come.join(item.waiting_since);
+        }
         let kin = Kin {
             competence: self.competences.take(&mut item.needs.competence),
             place: self.places.take(&mut item.needs.place),
@@ -114,8 +125,14 @@ impl Queue {
         before
     }
 
-    /// Takes `read` out.
+    /// Takes `read` out: it was handed out, or is not to be read any more.
     pub fn remove(&mut self, read: &ReadId) -> Option<Item> {
+        let item = self.take(read)?;
+        self.first_come.leave();
+        Some(item)
+    }
+
+    fn take(&mut self, read: &ReadId) -> Option<Item> {
         let (item, kin) = self.items.remove(read)?;
         let number = *self.numbers.get(&kin).expect("an item that is kept has a family");
         let family = &mut self.families[number];
@@ -144,6 +161,7 @@ impl Queue {
     /// The first read in order at `now` that `reader` may have. It stays in the queue.
     pub fn pick(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         filter::available(reader, now).ok()?;
+        self.keep_up(now);
         self.first(reader, now, |_| true)
     }
 
@@ -153,8 +171,26 @@ impl Queue {
     /// ([`next_up::outranked`]). It stays in the queue.
     pub fn next_up(&mut self, reader: &ReaderProfile, now: Time) -> Option<&Item> {
         next_up::may_lease(reader, now).ok()?;
+        self.keep_up(now);
         let read = self.first(reader, now, |tag| tag.next_up)?.read.clone();
         self.get(&read).filter(|item| next_up::may_wait(&self.params, item, now))
+    }
+
+    /// Looks at how long order of arrival would let reads wait and keeps [`Params::front_after`] by that; pulls do it
+    /// themselves. Once in a minute: then the order is the same to every pull of that minute, and bounds are kept.
+    pub fn keep_up(&mut self, now: Time) {
+        let Some(patience) = self.params.patience else { return };
+        let minute = Some(now.0.div_euclid(MINUTE_MICROS));
+        if self.looked == minute {
+            return;
+        }
+        self.looked = minute;
+        let longest = self.first_come.longest(now).saturating_mul(patience.percent) / 100;
+        let front_after = Some(longest.max(patience.least));
+        if self.params.front_after != front_after {
+            self.params.front_after = front_after;
+            self.bounds.fill(None);
+        }
     }
 
     /// The place of `read` in the whole queue at `now`, from 1. Looks at every read.

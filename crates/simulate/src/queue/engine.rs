@@ -57,6 +57,7 @@ impl EngineLine {
     fn new() -> Self {
         let params = Params {
             front_percent: None,
+            patience: None,
             immediate_first: false,
             knee: 1.0,
             steepness: 1.0,

@@ -249,7 +249,7 @@ impl Policy for Engine {
         // What is no probability promotes nothing.
         let Ok(probability) = Ppm::of(probability) else { return };
         self.said[place(study)] = Some(probability);
-        if let Some(item) = self.queue.remove(&self.read_id(study)) {
+        if let Some(item) = self.queue.get(&self.read_id(study)).cloned() {
             self.queue.insert(Item { probability: Some(probability), ..item });
         }
         let holds = self
