@@ -9,7 +9,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::task::Tasks;
 use isocenter_store::{
-    Error, Key, KeyValue, Kv, Range, Revision,
+    Compare, Error, Key, KeyValue, Kv, Range, Revision,
     reflector::{Changed, Changes, Mirror, Reflector, ReflectorOptions},
 };
 
@@ -37,6 +37,22 @@ impl Sign {
     }
 }
 
+/// What is known of a reader's presence.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// The sign of life; `None` where there is none.
+    pub sign: Option<Sign>,
+    /// Holds for as long as this is so: signs that only prolong presence do not change the key.
+    pub still: Compare,
+}
+
+impl Known {
+    fn new(key: &Key, sign: Option<Sign>, since: Option<Revision>) -> Self {
+        // A key that is not there was last changed at revision zero.
+        Self { sign, still: Compare::unchanged(key, since.unwrap_or_default()) }
+    }
+}
+
 /// The mirror of everybody's presence.
 #[derive(Clone, Debug)]
 pub(crate) struct Presence {
@@ -59,19 +75,33 @@ impl Presence {
         self.mirror.synced().await;
     }
 
+    /// The reader's presence, as the mirror has it.
+    pub fn seen(&self, tenant: &TenantId, reader: &ReaderId) -> Known {
+        let key = key(tenant, reader);
+        let cached = self.mirror.get(&key);
+        let sign = cached.as_ref().and_then(|cached| cached.value.clone());
+        Known::new(&key, sign, cached.map(|cached| cached.kv.mod_revision))
+    }
+
+    /// The reader's presence, as the store has it.
+    pub async fn load(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
+        let key = key(tenant, reader);
+        let found = self.kv.get(&key).await?;
+        let sign = found.as_ref().and_then(|kv| Sign::parse(&kv.value));
+        Ok(Known::new(&key, sign, found.map(|kv| kv.mod_revision)))
+    }
+
     /// The reader's sign of life, as the mirror has it.
     pub fn of(&self, tenant: &TenantId, reader: &ReaderId) -> Option<Sign> {
         self.mirror.get(&key(tenant, reader))?.value.clone()
     }
 
-    /// The reader's sign of life: where the mirror has none, the store is asked, since a workstation asks for work the
-    /// moment it is present.
+    /// The reader's sign of life: where the mirror has none, the store is asked, since it may have just been given.
     pub async fn now(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Option<Sign>, Error> {
-        if let Some(sign) = self.of(tenant, reader) {
-            return Ok(Some(sign));
+        match self.of(tenant, reader) {
+            Some(sign) => Ok(Some(sign)),
+            None => Ok(self.load(tenant, reader).await?.sign),
         }
-        let found = self.kv.get(&key(tenant, reader)).await?;
-        Ok(found.and_then(|kv| Sign::parse(&kv.value)))
     }
 
     /// Whether another session's sign, given after `revision`, stands for the reader.
