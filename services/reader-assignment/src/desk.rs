@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     leader::Leadership,
     metrics::Meters,
+    presence::Known,
     show,
     tally::Tally,
     view::{View, case_key, reader_key},
@@ -75,6 +76,11 @@ impl Desk {
         let key = HoldingKey { tenant: tenant.clone(), reader: reader.clone() };
         let stored = self.tables.load(&key).await?;
         Ok(Hands { key, stored })
+    }
+
+    /// Whether a reader is present and wants offers, now.
+    pub async fn sign_of_life(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
+        Ok(self.view.presence.load(tenant, reader).await?)
     }
 
     /// The read, now.
@@ -149,7 +155,7 @@ impl Desk {
     }
 
     /// The reads of a case by number, now.
-    pub async fn reads(&self, case: &CaseKey) -> Result<BTreeMap<u32, Stored<Read>>, TableError> {
+    pub async fn reads(&self, case: &CaseKey) -> Result<BTreeMap<u32, Stored<Read>>, Error> {
         let id = case.case.as_str();
         let (reads, _) = self.tables.list::<Read>(&owner_range::<ReadKey>(&case.tenant, id, &[id])).await?;
         Ok(reads.into_iter().map(|read| (read.key.read.n, read)).collect())

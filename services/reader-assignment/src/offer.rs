@@ -157,7 +157,7 @@ impl Offers {
         }
         for _ in 0..LOOKS {
             let (presence, hands) = tokio::try_join!(
-                async { Ok(self.desk.view.presence.load(&asking.tenant, &asking.reader).await?) },
+                self.desk.sign_of_life(&asking.tenant, &asking.reader),
                 self.desk.hands(&asking.tenant, &asking.reader),
             )?;
             let accepting = self.accepting(&presence)?;
@@ -185,15 +185,14 @@ impl Offers {
                     None => continue,
                 }
             }
-            let Some(reserved_read) = self.found(asking, &profile).await? else {
+            let Some(read) = self.found(asking, &profile).await? else {
                 return if busy { Err(Error::READ_OPEN) } else { Ok(None) };
             };
-            let (tables, case) = (&self.desk.tables, case_key(reserved_read.key()));
-            let loaded = tokio::try_join!(tables.load(reserved_read.key()), tables.load(&case))?;
-            let (Some(read), Some(case)) = loaded else { continue };
-            let basis = Basis { presence, hands, profile, read, case };
-            let pair = Reserved { read: reserved_read, reader: reserved };
-            match self.attempt(asking, fence, pair, &basis).await? {
+            let (tables, case) = (&self.desk.tables, case_key(read.key()));
+            let loaded = tokio::try_join!(tables.load(read.key()), tables.load(&case))?;
+            let (Some(stored), Some(case)) = loaded else { continue };
+            let basis = Basis { presence, hands, profile, read: stored, case };
+            match self.attempt(asking, fence, Reserved { read, reader: reserved }, &basis).await? {
                 Attempt::Made(read) => return Ok(Some(*read)),
                 Attempt::Other(reader) => reserved = reader,
             }

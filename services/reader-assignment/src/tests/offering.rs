@@ -167,23 +167,41 @@ async fn who_has_just_said_that_no_offers_are_wanted_gets_none() {
     assert!(leader.node.next(&anna()).await.unwrap().is_some(), "and again, as soon as they are");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_recalled_for_who_has_begun_to_read_meanwhile() {
+/// Boris reads and was leased ahead what has become worth more than the two reads that wait.
+async fn better_use() -> (Leader, String) {
     let leader = leader().await;
     let (world, node) = (&leader.world, &leader.node);
-    world.present(&boris()).await;
     node.take(&boris()).await;
-    let leased = node.next(&boris()).await.unwrap().unwrap();
-    world.waiting(3, node).await;
+    let leased = node.next(&boris()).await.unwrap().unwrap().read_id;
+    world.answer(2, 1, 900_000).await;
+    for n in [3, 4] {
+        world.waiting(n, node).await;
+    }
     wait_for("the mirrors", PATIENCE, || async {
-        let hands = node.desk.view.profile(&tenant(), &boris()).unwrap().holding;
-        (hands.open, hands.offered) == (1, 1)
+        let view = &node.desk.view;
+        let hands = view.profile(&tenant(), &boris()).unwrap().holding;
+        (hands.open, hands.offered) == (1, 1) && view.probability(&tenant(), &case(&[2])) == Some(0.9)
     })
     .await;
+    assert_eq!(leased, read_key(2, 1).read.to_string());
     world.clock.advance(Duration::from_secs(5 * 60));
+    (leader, leased)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_more_use_goes_to_free_hands_before_what_waits() {
+    let (leader, leased) = better_use().await;
+    assert_eq!(leader.node.next(&anna()).await.unwrap().unwrap().read_id, leased);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_recalled_for_who_has_begun_to_read_meanwhile() {
+    let (leader, leased) = better_use().await;
     leader.deafen();
     leader.other.caught_up(3).await;
     leader.other.open_by_name(&read_key(3, 1).read.to_string(), &anna(), "r").await.unwrap();
-    assert_eq!(refusal(node.next(&anna()).await).1, "READ_OPEN");
-    assert_eq!(world.holding(&boris()).await.offered.map(|read| read.to_string()), Some(leased.read_id));
+    let next = leader.node.next(&anna()).await.unwrap().unwrap();
+    assert_eq!(next.read_id, read_key(4, 1).read.to_string(), "she is leased what waits");
+    let theirs = leader.world.holding(&boris()).await.offered;
+    assert_eq!(theirs.map(|read| read.to_string()), Some(leased));
 }
