@@ -23,7 +23,6 @@ use crate::{
     error::Error,
     leader::Leadership,
     metrics::Meters,
-    presence::Known,
     show,
     tally::Tally,
     view::{View, case_key, reader_key},
@@ -76,11 +75,6 @@ impl Desk {
         let key = HoldingKey { tenant: tenant.clone(), reader: reader.clone() };
         let stored = self.tables.load(&key).await?;
         Ok(Hands { key, stored })
-    }
-
-    /// Whether a reader is present and wants offers, now.
-    pub async fn sign_of_life(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
-        Ok(self.view.presence.load(tenant, reader).await?)
     }
 
     /// The read, now.

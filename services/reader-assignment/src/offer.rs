@@ -13,6 +13,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::{random, retry::Schedule, telemetry};
 use isocenter_store::{
+    Compare,
     election::Fence,
     table::{Cause, Stored, TableError},
 };
@@ -62,10 +63,19 @@ impl Asking {
     }
 }
 
+/// A reader who counts as present.
+struct Present {
+    /// Whether offers are wanted.
+    accepting: bool,
+    /// Holds for as long as this is so.
+    still: Compare,
+}
+
 /// What an offer rests on, as the mirrors or the store have it. The commit compares all but the profile, which the registry, rosters and
 /// what was read today make up: those are looked at once more when the read is opened.
 struct Basis {
-    presence: Known,
+    /// Holds while the reader is present as he was.
+    still: Compare,
     hands: Hands,
     profile: ReaderProfile,
     read: Stored<Read>,
@@ -149,18 +159,17 @@ impl Offers {
     /// First by the mirrors, which costs one call of the store; else, and wherever they turn out to be behind, by the store.
     async fn offer(&self, asking: &Asking, fence: &Fence) -> Result<Option<v1::Read>, Error> {
         let mut reserved = self.desk.board.reserve_reader(asking.holding())?;
-        if let Some((read, basis)) = self.by_mirrors(asking) {
+        let signs = &self.desk.view.presence;
+        let mut present = self.present(signs.now(&asking.tenant, &asking.reader).await?)?;
+        if let Some((read, basis)) = self.by_mirrors(asking, &present) {
             match self.attempt(asking, fence, Reserved { read, reader: reserved }, &basis).await? {
                 Attempt::Made(read) => return Ok(Some(*read)),
                 Attempt::Other(reader) => reserved = reader,
             }
+            present = self.present(signs.load(&asking.tenant, &asking.reader).await?)?;
         }
         for _ in 0..LOOKS {
-            let (presence, hands) = tokio::try_join!(
-                self.desk.sign_of_life(&asking.tenant, &asking.reader),
-                self.desk.hands(&asking.tenant, &asking.reader),
-            )?;
-            let accepting = self.accepting(&presence)?;
+            let hands = self.desk.hands(&asking.tenant, &asking.reader).await?;
             let holding = hands.holding();
             if let Some(open) = &holding.open {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: open.clone() };
@@ -174,7 +183,7 @@ impl Offers {
             let profile =
                 self.desk.view.profile(&asking.tenant, &asking.reader).ok_or(Error::NOT_REGISTERED)?;
             // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
-            let profile = profile.at_hand(accepting, u32::from(busy));
+            let profile = profile.at_hand(present.accepting, u32::from(busy));
             if let Some(offered) = holding.offered {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
                 if !busy && self.desk.outrank(&key, &profile, self.desk.now()).await? {
@@ -191,28 +200,27 @@ impl Offers {
             let (tables, case) = (&self.desk.tables, case_key(read.key()));
             let loaded = tokio::try_join!(tables.load(read.key()), tables.load(&case))?;
             let (Some(stored), Some(case)) = loaded else { continue };
-            let basis = Basis { presence, hands, profile, read: stored, case };
+            let basis = Basis { still: present.still.clone(), hands, profile, read: stored, case };
             match self.attempt(asking, fence, Reserved { read, reader: reserved }, &basis).await? {
                 Attempt::Made(read) => return Ok(Some(*read)),
                 Attempt::Other(reader) => reserved = reader,
             }
+            present = self.present(signs.load(&asking.tenant, &asking.reader).await?)?;
         }
         Err(TableError::Conflict.into())
     }
 
     /// A read for a reader whose hands are free, found without a call of the store. `None` where the mirrors show anything else:
     /// nothing but an offer, whose commit finds out whether they are behind, is done or answered on their word.
-    fn by_mirrors(&self, asking: &Asking) -> Option<(ReadReserved, Basis)> {
+    fn by_mirrors(&self, asking: &Asking, present: &Present) -> Option<(ReadReserved, Basis)> {
         let (board, view, tenant) = (&self.desk.board, &self.desk.view, &asking.tenant);
-        let presence = view.presence.seen(tenant, &asking.reader);
-        let accepting = presence.sign.as_ref()?.accepting;
         let key = asking.holding();
         let hands = Hands { stored: view.holdings.get(&key).map(Arc::unwrap_or_clone), key };
         let holding = hands.holding();
         if holding.open.is_some() || holding.offered.is_some() {
             return None;
         }
-        let profile = view.profile(tenant, &asking.reader)?.at_hand(accepting, 0);
+        let profile = view.profile(tenant, &asking.reader)?.at_hand(present.accepting, 0);
         let now = self.desk.now();
         board.ripen(view, now);
         let instead = board.peek(tenant, &profile, now)?;
@@ -222,7 +230,7 @@ impl Offers {
         let reserved = board.reserve_read(view, tenant, &profile, now)?;
         let read = Arc::unwrap_or_clone(view.reads.get(reserved.key())?);
         let case = Arc::unwrap_or_clone(view.cases.get(&case_key(reserved.key()))?);
-        Some((reserved, Basis { presence, hands, profile, read, case }))
+        Some((reserved, Basis { still: present.still.clone(), hands, profile, read, case }))
     }
 
     /// Reserves the read that the reader is to have: of the queue, or one that is leased to somebody who makes less of it.
@@ -242,13 +250,14 @@ impl Offers {
         Ok(board.reserve_read(view, tenant, profile, now))
     }
 
-    /// Whether the reader wants offers; refused where the reader is not present.
-    fn accepting(&self, presence: &Known) -> Result<bool, Error> {
-        match &presence.sign {
-            Some(sign) => Ok(sign.accepting),
-            None if self.desk.leadership.grants_grace() => Ok(true),
-            None => Err(Error::NOT_PRESENT),
-        }
+    /// Refuses where the reader is not present.
+    fn present(&self, known: Known) -> Result<Present, Error> {
+        let accepting = match known.sign {
+            Some(sign) => sign.accepting,
+            None if self.desk.leadership.grants_grace() => true,
+            None => return Err(Error::NOT_PRESENT),
+        };
+        Ok(Present { accepting, still: known.still })
     }
 
     /// The offer that the reader's hands name, where it still stands; else it is cleared away.
@@ -339,7 +348,7 @@ impl Offers {
         basis: &Basis,
         lasts: std::time::Duration,
     ) -> Result<Stored<Read>, Error> {
-        let Basis { presence, hands, read, case, .. } = basis;
+        let Basis { still, hands, read, case, .. } = basis;
         let cause = Cause::request(&random::uuid_v7().to_string(), &asking.actor);
         let cause = cause.because(format!("reader {}", asking.reader));
         let mut change = self.desk.tables.change(cause);
@@ -347,7 +356,7 @@ impl Offers {
         let event = ReadEvent::Offered { reader: asking.reader.clone(), until };
         self.desk.apply(&mut change, read, &[hands], event)?;
         change.unchanged(case);
-        change.require(presence.still.clone());
+        change.require(still.clone());
         change.require(fence.compare());
         let mod_revision = change.commit().await?;
         let record = Read {

@@ -75,12 +75,16 @@ impl Presence {
         self.mirror.synced().await;
     }
 
-    /// The reader's presence, as the mirror has it.
-    pub fn seen(&self, tenant: &TenantId, reader: &ReaderId) -> Known {
-        let key = key(tenant, reader);
-        let cached = self.mirror.get(&key);
-        let sign = cached.as_ref().and_then(|cached| cached.value.clone());
-        Known::new(&key, sign, cached.map(|cached| cached.kv.mod_revision))
+    /// The reader's sign of life, as the mirror has it.
+    pub fn of(&self, tenant: &TenantId, reader: &ReaderId) -> Option<Sign> {
+        self.mirror.get(&key(tenant, reader))?.value.clone()
+    }
+
+    /// The reader's presence: where the mirror has no sign, the store is asked, since a workstation asks for work the moment it
+    /// is present.
+    pub async fn now(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
+        let seen = self.seen(tenant, reader);
+        if seen.sign.is_some() { Ok(seen) } else { self.load(tenant, reader).await }
     }
 
     /// The reader's presence, as the store has it.
@@ -91,17 +95,11 @@ impl Presence {
         Ok(Known::new(&key, sign, found.map(|kv| kv.mod_revision)))
     }
 
-    /// The reader's sign of life, as the mirror has it.
-    pub fn of(&self, tenant: &TenantId, reader: &ReaderId) -> Option<Sign> {
-        self.mirror.get(&key(tenant, reader))?.value.clone()
-    }
-
-    /// The reader's sign of life: where the mirror has none, the store is asked, since it may have just been given.
-    pub async fn now(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Option<Sign>, Error> {
-        match self.of(tenant, reader) {
-            Some(sign) => Ok(Some(sign)),
-            None => Ok(self.load(tenant, reader).await?.sign),
-        }
+    fn seen(&self, tenant: &TenantId, reader: &ReaderId) -> Known {
+        let key = key(tenant, reader);
+        let cached = self.mirror.get(&key);
+        let sign = cached.as_ref().and_then(|cached| cached.value.clone());
+        Known::new(&key, sign, cached.map(|cached| cached.kv.mod_revision))
     }
 
     /// Whether another session's sign, given after `revision`, stands for the reader.
