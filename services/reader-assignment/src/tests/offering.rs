@@ -41,6 +41,7 @@ async fn leader() -> Leader {
     }
     for n in [1, 2] {
         world.waiting(n, &node).await;
+        other.caught_up(n).await;
     }
     let leader = Leader { world, store, node, other };
     leader.saw().await;
