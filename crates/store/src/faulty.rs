@@ -1,6 +1,13 @@
 //! A store that fails on purpose: the decorator for tests and simulations.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
@@ -42,6 +49,7 @@ pub struct Faults {
 pub struct FaultyStore {
     inner: Arc<dyn Kv>,
     chance: Arc<Chance>,
+    requests: AtomicU64,
 }
 
 struct Chance {
@@ -74,12 +82,25 @@ impl FaultyStore {
     /// A faulty view of a store; others may use the same store without faults.
     #[must_use]
     pub fn new(inner: Arc<dyn Kv>, faults: Faults, rng: Seeded) -> Self {
-        Self { inner, chance: Arc::new(Chance { faults: Mutex::new(faults), rng: Mutex::new(rng) }) }
+        let chance = Arc::new(Chance { faults: Mutex::new(faults), rng: Mutex::new(rng) });
+        Self { inner, chance, requests: AtomicU64::new(0) }
+    }
+
+    /// How many keys, lists and transactions were asked for up to now, whatever came of it. Watches and leases, which go on by
+    /// themselves, are not counted.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Changes the faults from now on.
     pub fn set(&self, faults: Faults) {
         *self.chance.faults.lock() = faults;
+    }
+
+    async fn request(&self) -> Result<(), Error> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.before().await
     }
 
     async fn before(&self) -> Result<(), Error> {
@@ -115,17 +136,17 @@ impl FaultyStore {
 #[async_trait]
 impl Kv for FaultyStore {
     async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error> {
-        self.before().await?;
+        self.request().await?;
         self.inner.get(key).await
     }
 
     async fn list(&self, range: &Range, page: Page) -> Result<Listing, Error> {
-        self.before().await?;
+        self.request().await?;
         self.inner.list(range, page).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnAnswer, Error> {
-        self.before().await?;
+        self.request().await?;
         if self.chance.hits(|f| f.conflict) {
             self.interfere(&txn).await?;
         }

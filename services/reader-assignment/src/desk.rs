@@ -149,7 +149,7 @@ impl Desk {
     }
 
     /// The reads of a case by number, now.
-    pub async fn reads(&self, case: &CaseKey) -> Result<BTreeMap<u32, Stored<Read>>, TableError> {
+    pub async fn reads(&self, case: &CaseKey) -> Result<BTreeMap<u32, Stored<Read>>, Error> {
         let id = case.case.as_str();
         let (reads, _) = self.tables.list::<Read>(&owner_range::<ReadKey>(&case.tenant, id, &[id])).await?;
         Ok(reads.into_iter().map(|read| (read.key.read.n, read)).collect())

@@ -85,11 +85,10 @@ impl Desk {
 
     async fn try_open(&self, ask: &Ask, read: &Stored<Read>, by_name: Option<&str>) -> Result<(), Error> {
         let taken = Taken::of(ask, &read.record, by_name)?;
-        let case = self.case(&ask.key).await?;
+        let (case, hands) = tokio::try_join!(self.case(&ask.key), self.hands(&ask.key.tenant, &ask.reader))?;
         if case.record.state != CaseState::Ready {
             return Err(Error::CLOSED);
         }
-        let hands = self.hands(&ask.key.tenant, &ask.reader).await?;
         if hands.holding().open.is_some_and(|open| open != ask.key.read) {
             return Err(Error::READ_OPEN);
         }
@@ -152,8 +151,8 @@ impl Desk {
         case: &Stored<Case>,
         change: &mut Change<'_>,
     ) -> Result<(), Error> {
-        let registered = self.registered(&case.key.tenant, reader).await?;
-        let stored = self.reads(&case.key).await?;
+        let (registered, stored) =
+            tokio::try_join!(self.registered(&case.key.tenant, reader), self.reads(&case.key))?;
         let n = read.key.read.n;
         let mut reads: BTreeMap<u32, &Read> = stored.iter().map(|(m, other)| (*m, &other.record)).collect();
         reads.insert(n, &read.record);

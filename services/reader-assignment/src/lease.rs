@@ -25,7 +25,7 @@ pub(crate) const LASTS: Duration = Duration::from_secs(12 * 60 * 60);
 const EVERY: Duration = Duration::from_secs(2);
 
 /// A read leased ahead, and to whom.
-struct Leased {
+pub(crate) struct Leased {
     read: Arc<Stored<Read>>,
     hands: Arc<Stored<Holding>>,
     lease: Lease,
@@ -56,15 +56,15 @@ impl Desk {
         Some(self.view.item(&leased.read.key, &leased.read.record, &case.record))
     }
 
-    /// Takes back the lease that `free`, who would get `instead` from the queue, makes the most of, if there is one that is
-    /// to be taken back for that; says which read it was.
-    pub(crate) async fn recall_for(
+    /// The lease that `free`, who would get `instead` from the queue, makes the most of, if there is one that is to be taken
+    /// back for that.
+    pub(crate) fn better_used(
         &self,
         tenant: &TenantId,
         free: &ReaderProfile,
         instead: Option<&Item>,
         now: Time,
-    ) -> Result<Option<ReadKey>, Error> {
+    ) -> Option<Leased> {
         let params = &self.board.params(tenant, now);
         let rested = |leased: &Leased| now.since(leased.lease.since) >= params.recall.rest;
         let better = |leased: Leased| {
@@ -75,16 +75,21 @@ impl Desk {
         };
         // Nothing is taken from who could turn to it now.
         let busy = |hands: &Stored<Holding>| hands.key.tenant == *tenant && hands.record.open.is_some();
-        let best = self.leases(busy).filter(rested).filter_map(better).max_by(|a, b| a.0.total_cmp(&b.0));
-        let Some((_, leased)) = best else { return Ok(None) };
-        match self.end_lease(&leased, Recalled::BetterUse).await {
+        let better = self.leases(busy).filter(rested).filter_map(better);
+        better.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, leased)| leased)
+    }
+
+    /// Takes back what was leased to somebody who makes less of it; says which read that was, unless somebody was first.
+    pub(crate) async fn recall(&self, leased: &Leased, now: Time) -> Result<Option<ReadKey>, Error> {
+        match self.end_lease(leased, Recalled::BetterUse).await {
             Ok(()) => {}
             // Somebody was first with it; other reads wait.
             Err(e) if e.is_worth_rereading() => return Ok(None),
             Err(e) => return Err(e),
         }
-        self.board.recalled(&leased.read.key, now, params.recall.window);
-        Ok(Some(leased.read.key.clone()))
+        let key = &leased.read.key;
+        self.board.recalled(key, now, self.board.params(&key.tenant, now).recall.window);
+        Ok(Some(key.clone()))
     }
 
     /// Takes back what was leased to a reader, whose hands are free now, where something that waits goes before it.

@@ -13,6 +13,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::{random, retry::Schedule, telemetry};
 use isocenter_store::{
+    Compare,
     election::Fence,
     table::{Cause, Stored, TableError},
 };
@@ -25,7 +26,9 @@ use crate::{
     desk::{Desk, Hands},
     error::Error,
     lease,
+    presence::Known,
     reconcile::ACTOR,
+    view::case_key,
 };
 
 /// Offers being committed at a time. At 20 ms for a commit this is 3,200 offers a second, a thousand times a large
@@ -52,6 +55,31 @@ struct Asking {
     reader: ReaderId,
     /// For the event.
     actor: String,
+}
+
+impl Asking {
+    fn holding(&self) -> HoldingKey {
+        HoldingKey { tenant: self.tenant.clone(), reader: self.reader.clone() }
+    }
+}
+
+/// A reader who counts as present.
+struct Present {
+    /// Whether offers are wanted.
+    accepting: bool,
+    /// Holds for as long as this is so.
+    still: Compare,
+}
+
+/// What an offer rests on, as the mirrors or the store have it. The commit compares all but the profile, which the registry, rosters and
+/// what was read today make up: those are looked at once more when the read is opened.
+struct Basis {
+    /// Holds while the reader is present as he was.
+    still: Compare,
+    hands: Hands,
+    profile: ReaderProfile,
+    read: Stored<Read>,
+    case: Stored<Case>,
 }
 
 /// An offer that is about to be committed. Whatever becomes of it, read and reader are free again when it is dropped.
@@ -121,17 +149,25 @@ impl Offers {
 
     /// Who got nothing waits for work.
     fn note(&self, asking: &Asking, offered: &Result<Option<v1::Read>, Error>) {
-        let key = HoldingKey { tenant: asking.tenant.clone(), reader: asking.reader.clone() };
+        let key = asking.holding();
         match offered {
             Ok(None) => self.desk.board.waits(&key, self.desk.now()),
             Ok(Some(_)) | Err(_) => self.desk.board.works(&key),
         }
     }
 
+    /// First by the mirrors, which costs one call of the store; else, and wherever they turn out to be behind, by the store.
     async fn offer(&self, asking: &Asking, fence: &Fence) -> Result<Option<v1::Read>, Error> {
-        let key = HoldingKey { tenant: asking.tenant.clone(), reader: asking.reader.clone() };
-        let mut reserved = self.desk.board.reserve_reader(key)?;
-        let accepting = self.accepting(asking).await?;
+        let mut reserved = self.desk.board.reserve_reader(asking.holding())?;
+        let signs = &self.desk.view.presence;
+        let mut present = self.present(signs.now(&asking.tenant, &asking.reader).await?)?;
+        if let Some((read, basis)) = self.by_mirrors(asking, &present) {
+            match self.attempt(asking, fence, Reserved { read, reader: reserved }, &basis).await? {
+                Attempt::Made(read) => return Ok(Some(*read)),
+                Attempt::Other(reader) => reserved = reader,
+            }
+            present = self.present(signs.load(&asking.tenant, &asking.reader).await?)?;
+        }
         for _ in 0..LOOKS {
             let hands = self.desk.hands(&asking.tenant, &asking.reader).await?;
             let holding = hands.holding();
@@ -147,7 +183,7 @@ impl Offers {
             let profile =
                 self.desk.view.profile(&asking.tenant, &asking.reader).ok_or(Error::NOT_REGISTERED)?;
             // What the store says of the hands, not the mirror, which may not have seen the last signature yet.
-            let profile = profile.at_hand(accepting, u32::from(busy));
+            let profile = profile.at_hand(present.accepting, u32::from(busy));
             if let Some(offered) = holding.offered {
                 let key = ReadKey { tenant: asking.tenant.clone(), read: offered };
                 if !busy && self.desk.outrank(&key, &profile, self.desk.now()).await? {
@@ -161,13 +197,40 @@ impl Offers {
             let Some(read) = self.found(asking, &profile).await? else {
                 return if busy { Err(Error::READ_OPEN) } else { Ok(None) };
             };
-            let pair = Reserved { read, reader: reserved };
-            match self.attempt(asking, fence, pair, &hands, &profile).await? {
+            let (tables, case) = (&self.desk.tables, case_key(read.key()));
+            let loaded = tokio::try_join!(tables.load(read.key()), tables.load(&case))?;
+            let (Some(stored), Some(case)) = loaded else { continue };
+            let basis = Basis { still: present.still.clone(), hands, profile, read: stored, case };
+            match self.attempt(asking, fence, Reserved { read, reader: reserved }, &basis).await? {
                 Attempt::Made(read) => return Ok(Some(*read)),
                 Attempt::Other(reader) => reserved = reader,
             }
+            present = self.present(signs.load(&asking.tenant, &asking.reader).await?)?;
         }
         Err(TableError::Conflict.into())
+    }
+
+    /// A read for a reader whose hands are free, found without a call of the store. `None` where the mirrors show anything else:
+    /// nothing but an offer, whose commit finds out whether they are behind, is done or answered on their word.
+    fn by_mirrors(&self, asking: &Asking, present: &Present) -> Option<(ReadReserved, Basis)> {
+        let (board, view, tenant) = (&self.desk.board, &self.desk.view, &asking.tenant);
+        let key = asking.holding();
+        let hands = Hands { stored: view.holdings.get(&key).map(Arc::unwrap_or_clone), key };
+        let holding = hands.holding();
+        if holding.open.is_some() || holding.offered.is_some() {
+            return None;
+        }
+        let profile = view.profile(tenant, &asking.reader)?.at_hand(present.accepting, 0);
+        let now = self.desk.now();
+        board.ripen(view, now);
+        let instead = board.peek(tenant, &profile, now)?;
+        if self.desk.better_used(tenant, &profile, Some(&instead), now).is_some() {
+            return None;
+        }
+        let reserved = board.reserve_read(view, tenant, &profile, now)?;
+        let read = Arc::unwrap_or_clone(view.reads.get(reserved.key())?);
+        let case = Arc::unwrap_or_clone(view.cases.get(&case_key(reserved.key()))?);
+        Some((reserved, Basis { still: present.still.clone(), hands, profile, read, case }))
     }
 
     /// Reserves the read that the reader is to have: of the queue, or one that is leased to somebody who makes less of it.
@@ -177,21 +240,24 @@ impl Offers {
         board.ripen(view, now);
         if profile.holding.open == 0 {
             let instead = board.peek(tenant, profile, now);
-            let recalled = self.desk.recall_for(tenant, profile, instead.as_ref(), now).await?;
-            if let Some(read) = recalled.and_then(|key| board.reserve_this(view, key)) {
+            if let Some(leased) = self.desk.better_used(tenant, profile, instead.as_ref(), now)
+                && let Some(recalled) = self.desk.recall(&leased, now).await?
+                && let Some(read) = board.reserve_this(view, recalled)
+            {
                 return Ok(Some(read));
             }
         }
         Ok(board.reserve_read(view, tenant, profile, now))
     }
 
-    /// Whether the reader wants offers; refused where the reader is not present.
-    async fn accepting(&self, asking: &Asking) -> Result<bool, Error> {
-        match self.desk.view.presence.now(&asking.tenant, &asking.reader).await? {
-            Some(sign) => Ok(sign.accepting),
-            None if self.desk.leadership.grants_grace() => Ok(true),
-            None => Err(Error::NOT_PRESENT),
-        }
+    /// Refuses where the reader is not present.
+    fn present(&self, known: Known) -> Result<Present, Error> {
+        let accepting = match known.sign {
+            Some(sign) => sign.accepting,
+            None if self.desk.leadership.grants_grace() => true,
+            None => return Err(Error::NOT_PRESENT),
+        };
+        Ok(Present { accepting, still: known.still })
     }
 
     /// The offer that the reader's hands name, where it still stands; else it is cleared away.
@@ -240,23 +306,19 @@ impl Offers {
         asking: &Asking,
         fence: &Fence,
         pair: Reserved,
-        hands: &Hands,
-        profile: &ReaderProfile,
+        basis: &Basis,
     ) -> Result<Attempt, Error> {
-        let key = pair.read.key().clone();
-        let read = self.desk.tables.load::<Read>(&key).await?;
-        let case = self.desk.tables.load::<Case>(&crate::view::case_key(&key)).await?;
-        let (Some(read), Some(case)) = (read, case) else { return Ok(Attempt::Other(pair.reader)) };
+        let Basis { profile, read, case, .. } = basis;
         let fits = read.record.is_queued()
             && case.record.state == CaseState::Ready
-            && self.may_have(&key.tenant, &self.desk.item(&read, &case.record), profile);
+            && self.may_have(&asking.tenant, &self.desk.item(read, &case.record), profile);
         if !fits {
             pair.read.not_before(read.mod_revision);
             return Ok(Attempt::Other(pair.reader));
         }
         let span = telemetry::trace::joined(tracing::info_span!("offer read"), &read.head.trace);
         let lasts = if profile.holding.open > 0 { lease::LASTS } else { self.desk.config.offer.0 };
-        let committed = self.commit(asking, fence, (&read, &case), hands, lasts).instrument(span).await;
+        let committed = self.commit(asking, fence, basis, lasts).instrument(span).await;
         match committed {
             Ok(offered) => {
                 pair.read.not_before(offered.mod_revision);
@@ -283,10 +345,10 @@ impl Offers {
         &self,
         asking: &Asking,
         fence: &Fence,
-        (read, case): (&Stored<Read>, &Stored<Case>),
-        hands: &Hands,
+        basis: &Basis,
         lasts: std::time::Duration,
     ) -> Result<Stored<Read>, Error> {
+        let Basis { still, hands, read, case, .. } = basis;
         let cause = Cause::request(&random::uuid_v7().to_string(), &asking.actor);
         let cause = cause.because(format!("reader {}", asking.reader));
         let mut change = self.desk.tables.change(cause);
@@ -294,6 +356,7 @@ impl Offers {
         let event = ReadEvent::Offered { reader: asking.reader.clone(), until };
         self.desk.apply(&mut change, read, &[hands], event)?;
         change.unchanged(case);
+        change.require(still.clone());
         change.require(fence.compare());
         let mod_revision = change.commit().await?;
         let record = Read {

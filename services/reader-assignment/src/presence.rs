@@ -9,7 +9,7 @@ use isocenter_domain::{
 };
 use isocenter_runtime::task::Tasks;
 use isocenter_store::{
-    Error, Key, KeyValue, Kv, Range, Revision,
+    Compare, Error, Key, KeyValue, Kv, Range, Revision,
     reflector::{Changed, Changes, Mirror, Reflector, ReflectorOptions},
 };
 
@@ -34,6 +34,22 @@ impl Sign {
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (session, accepting) = std::str::from_utf8(value).ok()?.split_once(' ')?;
         Some(Self { session: session.to_owned(), accepting: accepting == "1" })
+    }
+}
+
+/// What is known of a reader's presence.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// The sign of life; `None` where there is none.
+    pub sign: Option<Sign>,
+    /// Holds for as long as this is so: signs that only prolong presence do not change the key.
+    pub still: Compare,
+}
+
+impl Known {
+    fn new(key: &Key, sign: Option<Sign>, since: Option<Revision>) -> Self {
+        // A key that is not there was last changed at revision zero.
+        Self { sign, still: Compare::unchanged(key, since.unwrap_or_default()) }
     }
 }
 
@@ -64,14 +80,26 @@ impl Presence {
         self.mirror.get(&key(tenant, reader))?.value.clone()
     }
 
-    /// The reader's sign of life: where the mirror has none, the store is asked, since a workstation asks for work the
-    /// moment it is present.
-    pub async fn now(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Option<Sign>, Error> {
-        if let Some(sign) = self.of(tenant, reader) {
-            return Ok(Some(sign));
-        }
-        let found = self.kv.get(&key(tenant, reader)).await?;
-        Ok(found.and_then(|kv| Sign::parse(&kv.value)))
+    /// The reader's presence: where the mirror has no sign, the store is asked, since a workstation asks for work the moment it
+    /// is present.
+    pub async fn now(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
+        let seen = self.seen(tenant, reader);
+        if seen.sign.is_some() { Ok(seen) } else { self.load(tenant, reader).await }
+    }
+
+    /// The reader's presence, as the store has it.
+    pub async fn load(&self, tenant: &TenantId, reader: &ReaderId) -> Result<Known, Error> {
+        let key = key(tenant, reader);
+        let found = self.kv.get(&key).await?;
+        let sign = found.as_ref().and_then(|kv| Sign::parse(&kv.value));
+        Ok(Known::new(&key, sign, found.map(|kv| kv.mod_revision)))
+    }
+
+    fn seen(&self, tenant: &TenantId, reader: &ReaderId) -> Known {
+        let key = key(tenant, reader);
+        let cached = self.mirror.get(&key);
+        let sign = cached.as_ref().and_then(|cached| cached.value.clone());
+        Known::new(&key, sign, cached.map(|cached| cached.kv.mod_revision))
     }
 
     /// Whether another session's sign, given after `revision`, stands for the reader.

@@ -29,6 +29,7 @@ use crate::{
         conclude::{Among, Concluded, Said},
         sign::{Signature, Verdict, judge},
     },
+    view::case_key,
 };
 
 /// Everything that one attempt rests on.
@@ -132,11 +133,14 @@ impl Desk {
     async fn load_for_signing(&self, ask: &Ask) -> Result<Loaded, Error> {
         // The read first: whatever it rests on is loaded after it, and compared with it in one transaction.
         let read = self.read(&ask.key).await?;
-        let case = self.case(&ask.key).await?;
-        let hands = self.hands(&ask.key.tenant, &ask.reader).await?;
+        let case = case_key(&ask.key);
+        let (case, hands, reads, registered) = tokio::try_join!(
+            self.case(&ask.key),
+            self.hands(&ask.key.tenant, &ask.reader),
+            self.reads(&case),
+            self.registered(&ask.key.tenant, &ask.reader),
+        )?;
         let studies = self.studies(&ask.key.tenant, &case.record).await?;
-        let reads = self.reads(&case.key).await?;
-        let registered = self.registered(&ask.key.tenant, &ask.reader).await?;
         Ok(Loaded { read, case, hands, studies, reads, registered })
     }
 

@@ -83,7 +83,7 @@ impl Desk {
             return Err(Error::CLOSED);
         }
         // Offered to somebody who is away it would come back at once, and nobody would know why.
-        if self.view.presence.now(tenant, to).await?.is_none() {
+        if self.view.presence.now(tenant, to).await?.sign.is_none() {
             return Err(Error::NOT_PRESENT);
         }
         let theirs = self.hands(tenant, to).await?;

@@ -6,6 +6,7 @@ mod flow;
 mod interleave;
 mod kinds;
 mod leading;
+mod offering;
 mod plan;
 mod served;
 mod sign;

@@ -137,10 +137,10 @@ async fn a_newer_stream_takes_over_and_the_last_ones_end_is_absence() {
     assert!(second_answers.recv().await.unwrap().is_ok());
     assert_eq!(first_answers.recv().await.unwrap().unwrap_err().code(), Code::Aborted);
     assert!(first_answers.recv().await.is_none());
-    assert!(a.desk.view.presence.now(&tenant(), &anna()).await.unwrap().is_some());
+    assert!(a.desk.view.presence.now(&tenant(), &anna()).await.unwrap().sign.is_some());
     drop(second);
     wait_for("absence", PATIENCE, || async {
-        a.desk.view.presence.now(&tenant(), &anna()).await.unwrap().is_none()
+        a.desk.view.presence.now(&tenant(), &anna()).await.unwrap().sign.is_none()
     })
     .await;
     drop(first);
@@ -156,7 +156,7 @@ async fn a_stream_survives_a_store_that_is_away() {
     signs.send(Ok(true)).await.unwrap();
     faulty.set(isocenter_store::faulty::Faults::default());
     assert!(answers.recv().await.unwrap().is_ok());
-    assert!(node.desk.view.presence.now(&tenant(), &anna()).await.unwrap().is_some());
+    assert!(node.desk.view.presence.now(&tenant(), &anna()).await.unwrap().sign.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
