@@ -49,6 +49,9 @@ const STREAMING: &[&str] = &[
 /// The pauses while the store is away at the start.
 const STORE_RETRY: Schedule = Schedule::new(Duration::from_millis(500), Duration::from_secs(10));
 
+/// For at most this long the queue is filled before the roles look at all there is: half a million live studies.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+
 /// Serves until a signal.
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_ref(), &args.settings)?;
@@ -161,12 +164,21 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         tls,
         advertise,
     };
+    // The queue first: what waits in it, a reader may ask for. The roles' looks at everything would take the processor from it.
+    let held = config.runs(Role::ReaderAssignment).then(|| shared.members.hold_first_look());
     let (routes, (dicom, dicom_tls), filled) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
     let directory = Arc::new(Directory::new(shared.members.clone()));
     let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
     let served = Served { grpc: routes, elsewhere, ..Served::default() };
     bound.serve(tasks, served, &shared.metrics, &readiness);
+    let filled = filled.map(FutureExt::shared);
+    if let Some(filled) = filled.clone() {
+        tasks.background("first look", async move {
+            drop(tokio::time::timeout(FIRST_LOOK, filled).await);
+            drop(held);
+        });
+    }
     // One that receives although the store is away is as ready as one that has received all along.
     if !resumed {
         let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
