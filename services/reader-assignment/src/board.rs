@@ -114,7 +114,7 @@ impl Board {
                 if behind || !read.record.is_queued() || inner.reads.contains(&read.key) {
                     continue;
                 }
-                let (item, opens) = view.placed(&read.key, &read.record, &case.record);
+                let (item, opens) = view.placed(&read.key, &read.record, &case.record, &reads);
                 if let Some(opens) = opens {
                     inner.ripe.entry(opens).or_default().insert(key.clone());
                 }

@@ -89,6 +89,11 @@ impl<T> Mirror<T> {
     /// One key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<Cached<T>>> {
+        self.named(key.as_str())
+    }
+
+    /// The key of this text: for who looks often and has made no [`Key`] of it.
+    pub(crate) fn named(&self, key: &str) -> Option<Arc<Cached<T>>> {
         self.inner.state.read().items.get(key).cloned()
     }
 
