@@ -212,6 +212,11 @@ impl Board {
         recalled.insert(read.clone(), now);
     }
 
+    /// Something of a read as it waits; none where it is not in the queue.
+    pub fn of<T>(&self, key: &ReadKey, what: impl FnOnce(&Item) -> T) -> Option<T> {
+        self.inner.lock().queues.get(&key.tenant)?.get(&key.read).map(what)
+    }
+
     /// Every item of a tenant's queue.
     pub fn items(&self, tenant: &TenantId) -> Vec<Item> {
         let inner = self.inner.lock();
