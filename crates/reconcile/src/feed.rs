@@ -105,7 +105,10 @@ impl Feed {
     ) -> Result<(), Failed> {
         // First the changes, then the list: what changes between the two is in the changes.
         let mut moved = share.changes();
-        let mut changes = source.changes().await?;
+        let mut told = Told { changes: source.changes().await?, source, share, queue };
+        if told.until(share.first_look()).await == Until::Ended {
+            return Ok(());
+        }
         loop {
             queue.prune();
             for (n, key) in source.list().await?.into_iter().enumerate() {
@@ -117,27 +120,55 @@ impl Feed {
                 }
             }
             *failures = 0;
-            let resync = tokio::time::sleep(self.resync);
-            tokio::pin!(resync);
-            for n in 1_usize.. {
-                if n % AT_ONCE == 0 {
-                    tokio::task::yield_now().await;
-                }
+            let list_again = async {
                 tokio::select! {
-                    changed = changes.next() => match changed {
-                        Some(key) => {
-                            if share.owns(source.shard(&key)) {
-                                queue.wake(key);
-                            }
-                        }
-                        None => return Ok(()),
-                    },
                     // What became ours has to be listed: its changes were not for us until now.
-                    Some(()) = moved.next() => break,
-                    () = &mut resync => break,
-                    () = queue.room() => break,
+                    Some(()) = moved.next() => {}
+                    () = tokio::time::sleep(self.resync) => {}
+                    () = queue.room() => {}
                 }
+            };
+            if told.until(list_again).await == Until::Ended {
+                return Ok(());
             }
         }
+    }
+}
+
+/// The changes of a source on their way to the queue.
+struct Told<'a, K: Key> {
+    changes: BoxStream<'static, K>,
+    source: &'a dyn KeySource<Key = K>,
+    share: &'a dyn Share,
+    queue: &'a Queue<K>,
+}
+
+/// How telling changes came to its end.
+#[derive(PartialEq, Eq)]
+enum Until {
+    /// What it went on until has come.
+    Come,
+    /// The changes have ended.
+    Ended,
+}
+
+impl<K: Key> Told<'_, K> {
+    /// Wakes the keys that change until `come` returns.
+    async fn until(&mut self, come: impl Future<Output = ()>) -> Until {
+        tokio::pin!(come);
+        for n in 1_usize.. {
+            if n % AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                changed = self.changes.next() => match changed {
+                    Some(key) if self.share.owns(self.source.shard(&key)) => drop(self.queue.wake(key)),
+                    Some(_) => {}
+                    None => return Until::Ended,
+                },
+                () = &mut come => return Until::Come,
+            }
+        }
+        Until::Ended
     }
 }

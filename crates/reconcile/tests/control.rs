@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use isocenter_domain::{Kind, Kinded, Time};
 use isocenter_reconcile::{
     Everything, Failed, Feed, Hooks, KeySource, Options, Outcome, Queue, Reconciler, Runner, Share,
@@ -20,7 +20,7 @@ use isocenter_runtime::{
     task::{Drained, Tasks},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 
 #[derive(Debug, thiserror::Error)]
 #[error("unavailable, on purpose")]
@@ -269,6 +269,44 @@ async fn a_process_works_on_its_own_shards_and_takes_over_what_becomes_its_own()
     }
     // The next to run is 3 again at its time: 1 is not in the queue.
     assert_eq!(bench.runs.recv().await.unwrap().0, 3);
+    assert_eq!(bench.tasks.drain(Duration::from_secs(5)).await, Drained::Clean);
+}
+
+/// Everything, of which the first look is held back while the semaphore is empty.
+#[derive(Debug)]
+struct Later(Arc<Semaphore>);
+
+impl Share for Later {
+    fn owns(&self, _: u8) -> bool {
+        true
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        futures::stream::pending().boxed()
+    }
+
+    fn first_look(&self) -> BoxFuture<'static, ()> {
+        let held = Arc::clone(&self.0);
+        async move { drop(held.acquire_owned().await) }.boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_is_looked_at_while_the_first_look_at_everything_is_held_back() {
+    let mut bench = bench(4, Duration::ZERO, |_, _| Ok(Outcome::Done));
+    let (source, held) = (Source::of(vec![1]), Arc::new(Semaphore::new(0)));
+    let share = Arc::new(Later(Arc::clone(&held)));
+    let fed = Feed::new("test").run(source.clone(), share, bench.queue.clone(), bench.tasks.token());
+    bench.tasks.background("feed", fed);
+    source.subscribed.notified().await;
+    source.changes.lock().send(2).unwrap();
+    let (key, at) = bench.runs.recv().await.unwrap();
+    assert_eq!(key, 2);
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    assert!(bench.runs.try_recv().is_err(), "no resync shortens it");
+    held.add_permits(1);
+    let (key, looked) = bench.runs.recv().await.unwrap();
+    assert!(key == 1 && looked.since(at) >= Duration::from_secs(3_600), "{key} at {looked:?}");
     assert_eq!(bench.tasks.drain(Duration::from_secs(5)).await, Drained::Clean);
 }
 

@@ -4,6 +4,7 @@
 //! created it, the revision that last changed it, and a version that counts its changes since its creation.
 
 mod key;
+mod list;
 mod txn;
 
 use std::{fmt, time::Duration};
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use key::{Key, MAX_KEY_BYTES, Prefix, Range, Span};
+pub(crate) use list::pages;
+pub use list::{LIST_PAGE, list_all};
 pub(crate) use txn::lease_number;
 pub use txn::{Answer, Compare, MAX_TXN_OPS, MAX_VALUE_BYTES, Op, Target, Txn, TxnAnswer};
 
@@ -222,24 +225,4 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
 
     /// How often an idle watch of this store delivers [`WatchItem::Progress`].
     fn progress_interval(&self) -> Duration;
-}
-
-/// Keys per page of [`list_all`]: a page of the longest records stays below 20 MiB, of typical ones below 2. etcd before 3.5
-/// looks for each page through all keys up to the range's end, so that small pages of a large range cost it seconds.
-pub const LIST_PAGE: usize = 4_000;
-
-/// A whole range at one revision, read in pages of [`LIST_PAGE`].
-///
-/// # Errors
-/// As [`Kv::list`]; [`Error::Compacted`] where compaction overtook the paging.
-pub async fn list_all(kv: &dyn Kv, range: &Range) -> Result<Listing, Error> {
-    let mut all = kv.list(range, Page { limit: LIST_PAGE, ..Page::default() }).await?;
-    while all.more {
-        let after = all.items.last().map(|kv| kv.key.clone());
-        let page = Page { limit: LIST_PAGE, after, at: Some(all.revision) };
-        let next = kv.list(range, page).await?;
-        all.items.extend(next.items);
-        all.more = next.more;
-    }
-    Ok(all)
 }

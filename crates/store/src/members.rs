@@ -74,6 +74,18 @@ struct Inner {
     /// For roles that this process does not run: only how many run them.
     others: Mutex<BTreeMap<String, watch::Sender<View>>>,
     registered: watch::Sender<bool>,
+    /// How many hold the first look back.
+    holds: watch::Sender<usize>,
+}
+
+/// While it lives, the roles of this process look only at what changes.
+#[derive(Debug)]
+pub struct FirstLookHeld(watch::Sender<usize>);
+
+impl Drop for FirstLookHeld {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| *held -= 1);
+    }
 }
 
 impl fmt::Debug for Members {
@@ -103,6 +115,7 @@ impl Members {
             shares,
             others: Mutex::default(),
             registered: watch::Sender::new(false),
+            holds: watch::Sender::new(0),
         };
         let members = Self { inner: Arc::new(inner) };
         tasks.background("members", reflector.run(tasks.token()));
@@ -137,14 +150,22 @@ impl Members {
     #[must_use]
     pub fn shares(&self, role: &str) -> Shares {
         if let Some(view) = self.inner.shares.get(role) {
-            return Shares::of(view.subscribe());
+            return Shares::of(view.subscribe(), self.inner.holds.subscribe());
         }
         let mut others = self.inner.others.lock();
         let view = others.entry(role.to_owned()).or_insert_with(|| watch::Sender::new(View::NOTHING));
-        let shares = Shares::of(view.subscribe());
+        let shares = Shares::of(view.subscribe(), self.inner.holds.subscribe());
         drop(others);
         self.recompute();
         shares
+    }
+
+    /// Has the roles of this process look only at what changes, and not yet at all there is, until the answer is dropped. For what
+    /// has to be done first by a process that starts; only what has not begun is held back.
+    #[must_use]
+    pub fn hold_first_look(&self) -> FirstLookHeld {
+        self.inner.holds.send_modify(|held| *held += 1);
+        FirstLookHeld(self.inner.holds.clone())
     }
 
     /// This process's id.

@@ -8,7 +8,7 @@ mod mirror;
 
 use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use isocenter_runtime::random::Seeded;
 use tokio_util::sync::CancellationToken;
 
@@ -16,11 +16,14 @@ pub use mirror::{Cached, Changed, Changes, Mirror, SUBSCRIBER_KEYS, Snapshot};
 
 use crate::{
     Error,
-    kv::{KeyValue, Kv, Listing, Range, WatchItem, list_all},
+    kv::{self, KeyValue, Kv, Listing, Range, Revision, WatchItem},
 };
 
 /// Records that are decoded where the list was read: a millisecond or two.
 const AT_ONCE: usize = 1_000;
+
+/// Pages of a list that are decoded at a time, while the next is read.
+const DECODED_AT_ONCE: usize = 2;
 
 /// How a reflector works.
 #[derive(Debug)]
@@ -117,23 +120,30 @@ impl<T: Send + Sync + 'static> Reflector<T> {
         }
     }
 
-    /// Takes a listing over. A large one is decoded where it holds up nobody: tens of thousands of records take a good part of a
-    /// second.
-    async fn fill(&self, listing: Listing) -> Result<(), Error> {
-        if listing.items.len() <= AT_ONCE {
-            self.mirror.replace(listing, &*self.decode);
-            return Ok(());
+    /// Fills the mirror with all there is, as of the revision that is answered. What is much is decoded where it holds up nobody, and
+    /// while more is read: tens of thousands of records take a good part of a second.
+    async fn fill(&self) -> Result<Revision, Error> {
+        let refill = Arc::new(self.mirror.refill());
+        let decoded = |page: Listing| {
+            let (refill, decode) = (Arc::clone(&refill), Arc::clone(&self.decode));
+            apart(page.items.len(), move || (page.revision, refill.page(page.items, &*decode)))
+        };
+        let pages = kv::pages(&*self.kv, &self.options.range);
+        let mut pages = pages.map_ok(decoded).try_buffered(DECODED_AT_ONCE);
+        let (mut revision, mut all) = (Revision(0), Vec::new());
+        while let Some((at, page)) = pages.try_next().await? {
+            revision = at;
+            all.push(page);
         }
-        let (mirror, decode) = (self.mirror.clone(), Arc::clone(&self.decode));
-        let filled = tokio::task::spawn_blocking(move || mirror.replace(listing, &*decode)).await;
-        filled.map_err(|e| Error::unavailable(format!("decoding was interrupted: {e}")))
+        drop(pages);
+        let many = all.iter().map(mirror::Decoded::len).sum();
+        apart(many, move || refill.take_over(revision, all)).await?;
+        Ok(revision)
     }
 
     /// One list and the watch that follows it. Ends with what ended the watch.
     async fn cycle(&self) -> Result<Infallible, Error> {
-        let listing = list_all(&*self.kv, &self.options.range).await?;
-        let next = listing.revision.next();
-        self.fill(listing).await?;
+        let next = self.fill().await?.next();
         let mut watch = self.kv.watch(&self.options.range, next).await?;
         self.mirror.set_live(true);
         let silence = 2 * self.kv.progress_interval();
@@ -146,4 +156,16 @@ impl<T: Send + Sync + 'static> Reflector<T> {
             }
         }
     }
+}
+
+/// Does what `many` records are needed for, where it holds up nobody if they are many.
+async fn apart<T: Send + 'static>(
+    many: usize,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if many <= AT_ONCE {
+        return Ok(what());
+    }
+    let done = tokio::task::spawn_blocking(what).await;
+    done.map_err(|e| Error::unavailable(format!("decoding was interrupted: {e}")))
 }

@@ -5,7 +5,7 @@ mod common;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use common::key;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use isocenter_domain::{
     Time,
     key::{self as keys, StudyKey},
@@ -131,6 +131,22 @@ async fn processes_share_the_shards_and_take_over_from_one_that_leaves() {
     wait_for("one share", LONG, || async { a.shards() == 256 && a.shares.replicas() == 1 }).await;
     assert_eq!(a.failure(), None);
     a.tasks.drain(LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_look_of_every_role_waits_while_anybody_holds_it_back() {
+    let process = world().await.process("a", 1).await;
+    let other = process.members.shares("another role");
+    let looks = || [&process.shares, &other].map(|shares| shares.first_look().now_or_never().is_some());
+    assert_eq!(looks(), [true; 2]);
+    let held = [process.members.hold_first_look(), process.members.hold_first_look()];
+    let waits = other.first_look();
+    let [first, second] = held;
+    drop(first);
+    assert_eq!(looks(), [false; 2]);
+    drop(second);
+    assert_eq!(looks(), [true; 2]);
+    tokio::time::timeout(LONG, waits).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

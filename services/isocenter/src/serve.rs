@@ -11,7 +11,7 @@ use isocenter_runtime::{
     metrics::Metrics,
     nodes::Nodes,
     random,
-    readiness::Readiness,
+    readiness::{self, Readiness},
     retry::Schedule,
     secret::Secret,
     server::{self, Elsewhere, Served},
@@ -21,7 +21,7 @@ use isocenter_runtime::{
     tls::Tls,
 };
 use isocenter_store::{
-    members::{Members, NodeOptions},
+    members::{FirstLookHeld, Members, NodeOptions},
     space::Space,
     table::{Mirrors, Tables},
 };
@@ -48,6 +48,9 @@ const STREAMING: &[&str] = &[
 
 /// The pauses while the store is away at the start.
 const STORE_RETRY: Schedule = Schedule::new(Duration::from_millis(500), Duration::from_secs(10));
+
+/// For at most this long the queue is filled before the roles look at all there is: half a million live studies.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// Serves until a signal.
 pub async fn run(args: ServeArgs) -> Result<ExitCode> {
@@ -161,12 +164,17 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         tls,
         advertise,
     };
+    let held = config.runs(Role::ReaderAssignment).then(|| shared.members.hold_first_look());
     let (routes, (dicom, dicom_tls), filled) = roles(config, &shared).await?;
     let (listen, health) = (bound.address(), bound.health_address());
     let directory = Arc::new(Directory::new(shared.members.clone()));
     let elsewhere = Elsewhere { directory: Some(directory), nodes: shared.nodes.clone() };
     let served = Served { grpc: routes, elsewhere, ..Served::default() };
     bound.serve(tasks, served, &shared.metrics, &readiness);
+    if let Some(filled) = filled {
+        let queue = (!resumed).then(|| readiness.latch("queue"));
+        tasks.background("filled", look_after(filled, held, queue));
+    }
     // One that receives although the store is away is as ready as one that has received all along.
     if !resumed {
         let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
@@ -174,13 +182,6 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
             members.registered().await;
             drop(presence);
         });
-        if let Some(filled) = filled {
-            let queue = readiness.latch("queue");
-            tasks.background("filled", async move {
-                filled.await;
-                drop(queue);
-            });
-        }
     }
     drop(starting);
     Ok(Running {
@@ -192,6 +193,20 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         metrics: shared.metrics,
         tables: shared.tables,
     })
+}
+
+/// The queue first: a reader may ask for what waits in it, and the roles' looks at everything would take the processor from it.
+async fn look_after(
+    mut filled: BoxFuture<'static, ()>,
+    held: Option<FirstLookHeld>,
+    queue: Option<readiness::Latch>,
+) {
+    let late = tokio::time::timeout(FIRST_LOOK, &mut filled).await.is_err();
+    drop(held);
+    if late {
+        filled.await;
+    }
+    drop(queue);
 }
 
 /// The records, as soon as the store answers: a process that starts while it is away waits for it, unready, as one does that

@@ -120,7 +120,7 @@ impl Board {
                 if behind || !read.record.is_queued() || inner.reads.contains(&read.key) {
                     continue;
                 }
-                let (item, opens) = view.placed(&read.key, &read.record, &case.record);
+                let (item, opens) = view.placed(&read.key, &read.record, &case.record, &reads);
                 if let Some(opens) = opens {
                     inner.ripe.entry(opens).or_default().insert(key.clone());
                 }
@@ -218,6 +218,11 @@ impl Board {
         let recalled = &mut self.inner.lock().recalled;
         recalled.retain(|_, at| now.since(*at) < window);
         recalled.insert(read.clone(), now);
+    }
+
+    /// Something of a read as it waits; none where it is not in the queue.
+    pub fn of<T>(&self, key: &ReadKey, what: impl FnOnce(&Item) -> T) -> Option<T> {
+        self.inner.lock().queues.get(&key.tenant)?.get(&key.read).map(what)
     }
 
     /// Every item of a tenant's queue.

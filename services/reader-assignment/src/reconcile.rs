@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
 use isocenter_domain::{
     Time,
     key::{self, CaseKey},
@@ -66,6 +66,10 @@ impl Share for Lead {
 
     fn changes(&self) -> BoxStream<'static, ()> {
         stream::select(self.shares.changes(), self.desk.leadership.changes()).boxed()
+    }
+
+    fn first_look(&self) -> BoxFuture<'static, ()> {
+        self.shares.first_look().boxed()
     }
 }
 

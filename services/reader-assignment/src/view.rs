@@ -33,6 +33,9 @@ use crate::{
     presence::Presence,
 };
 
+/// The reads of a case, by number.
+pub(crate) type ReadsOf = BTreeMap<u32, Arc<Stored<Read>>>;
+
 /// The mirrors that this role reads.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -85,7 +88,7 @@ impl View {
     }
 
     /// The reads of a case, by number.
-    pub fn reads_of(&self, case: &CaseKey) -> BTreeMap<u32, Arc<Stored<Read>>> {
+    pub fn reads_of(&self, case: &CaseKey) -> ReadsOf {
         let id = case.case.as_str();
         let reads = self.reads.of(&owner_range::<ReadKey>(&case.tenant, id, &[id]));
         reads.into_iter().map(|read| (read.key.read.n, read)).collect()
@@ -112,15 +115,15 @@ impl View {
 
     /// The read as the queue sees it.
     pub fn item(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
-        self.placed(key, read, case).0
+        self.placed(key, read, case, &self.reads_of(&case_key(key))).0
     }
 
-    /// The read as the queue sees it, and when its age alone opens it to another pool.
-    pub fn placed(&self, key: &ReadKey, read: &Read, case: &Case) -> (Item, Option<Time>) {
+    /// The read as the queue sees it among the reads of its case, and when its age alone opens it to another pool.
+    pub fn placed(&self, key: &ReadKey, read: &Read, case: &Case, reads: &ReadsOf) -> (Item, Option<Time>) {
         let tenant = &key.tenant;
         // What AI saw says nothing of how urgent a peer's review is.
         let p = read.kind.is_clinical().then(|| self.probability(tenant, case)).flatten();
-        let mut item = self.barring(key, read, case, p);
+        let mut item = self.barring(key, read, case, p, reads);
         item.prefers = case.linked.as_ref().and_then(|linked| self.reader_of(tenant, linked));
         self.opened(tenant, case, item)
     }
@@ -140,17 +143,17 @@ impl View {
 
     /// The same, for what asks who may have it and not where it stands.
     pub fn item_without_ai(&self, key: &ReadKey, read: &Read, case: &Case) -> Item {
-        let item = self.barring(key, read, case, None);
+        let item = self.barring(key, read, case, None, &self.reads_of(&case_key(key)));
         self.opened(&key.tenant, case, item).0
     }
 
-    fn barring(&self, key: &ReadKey, read: &Read, case: &Case, p: Option<f64>) -> Item {
+    fn barring(&self, key: &ReadKey, read: &Read, case: &Case, p: Option<f64>, reads: &ReadsOf) -> Item {
         let mut item = item::item(&key.read, read, case, p);
         item.work = self.ledger.work(&key.tenant, &item.needs);
         if let Some(patient) = case.patient {
             item.excluded.extend(self.people.conflicted(&key.tenant, patient));
         }
-        item.excluded.extend(item::exclusions(self.barred(key, read)));
+        item.excluded.extend(item::exclusions(barred(key, read, reads)));
         item
     }
 
@@ -164,10 +167,7 @@ impl View {
 
     /// Who may not have a read, and why, by what the mirrors know of the other reads of its case.
     pub fn barred(&self, key: &ReadKey, read: &Read) -> BTreeMap<ReaderId, Barred> {
-        let others = self.reads_of(&case_key(key));
-        let mut reads: BTreeMap<u32, &Read> = others.iter().map(|(n, other)| (*n, &other.record)).collect();
-        reads.insert(key.read.n, read);
-        apart::barred(key.read.n, &reads)
+        barred(key, read, &self.reads_of(&case_key(key)))
     }
 
     /// A reader's profile with presence and hands as the mirrors have them; `None` where the registry has none.
@@ -232,6 +232,13 @@ impl View {
         let offered = self.holdings.get(reader)?.record.offered.clone()?;
         Some(CaseKey { tenant: reader.tenant.clone(), case: offered.case })
     }
+}
+
+/// Who may not have a read, and why, by the other reads of its case.
+fn barred(key: &ReadKey, read: &Read, others: &ReadsOf) -> BTreeMap<ReaderId, Barred> {
+    let mut reads: BTreeMap<u32, &Read> = others.iter().map(|(n, other)| (*n, &other.record)).collect();
+    reads.insert(key.read.n, read);
+    apart::barred(key.read.n, &reads)
 }
 
 /// The same stream, saying where it ends.

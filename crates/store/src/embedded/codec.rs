@@ -142,8 +142,10 @@ pub(super) fn read_snapshot(mut b: Bytes) -> Option<Snapshot> {
     for _ in 0..get_len(b)? {
         leases.push((LeaseId(b.try_get_i64_le().ok()?), Duration::from_secs(b.try_get_u64_le().ok()?)));
     }
-    let mut chains = Vec::new();
-    for _ in 0..get_len(b)? {
+    let keys = get_len(b)?;
+    // No key takes less than its two lengths.
+    let mut chains = Vec::with_capacity(keys.min(b.remaining() / 8));
+    for _ in 0..keys {
         let key = get_key(b)?;
         let versions = get_len(b)?;
         // Most keys have one version, for which a vector that grows would take the room of four.

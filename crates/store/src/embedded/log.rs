@@ -62,13 +62,8 @@ impl Log {
         if fs.len(&path).map_err(Error::io("reading", &path))?.is_none() {
             return Err(corrupt(path, 0, "the log that belongs to the snapshot is missing"));
         }
-        let bytes = fs.read(&path).map_err(Error::io("reading", &path))?;
-        let whole = scan(&path, &bytes, generation, cluster_id)?;
-        for (offset, records) in whole.frames {
-            if !records.iter().all(|record| state.replay(record, now)) {
-                return Err(corrupt(path, offset, "the frame does not follow on the one before it"));
-            }
-        }
+        let bytes = Bytes::from(fs.read(&path).map_err(Error::io("reading", &path))?);
+        let whole = scan(&path, &bytes, generation, cluster_id, |record| state.replay(record, now))?;
         if whole.end < bytes.len() {
             tracing::warn!(
                 file = %path.display(),
@@ -248,14 +243,20 @@ fn read_snapshot(fs: &dyn Fs, dir: &Path, generation: u64, now: Instant) -> Resu
     Ok((cluster_id, all.len() as u64, state))
 }
 
-/// What a log holds up to its end or its torn tail.
+/// How far a log goes up to its end or its torn tail.
 struct Whole {
-    frames: Vec<(usize, Vec<Record>)>,
     end: usize,
     next_frame: u64,
 }
 
-fn scan(path: &Path, bytes: &[u8], generation: u64, cluster_id: u64) -> Result<Whole, Error> {
+/// Replays each record of a log.
+fn scan(
+    path: &Path,
+    bytes: &Bytes,
+    generation: u64,
+    cluster_id: u64,
+    mut replay: impl FnMut(&Record) -> bool,
+) -> Result<Whole, Error> {
     let mut header = bytes.get(..LOG_HEADER).unwrap_or_default();
     let stated_crc = header.len() == LOG_HEADER && {
         let (head, mut crc) = header.split_at(LOG_HEADER - CRC);
@@ -271,14 +272,17 @@ fn scan(path: &Path, bytes: &[u8], generation: u64, cluster_id: u64) -> Result<W
     {
         return Err(corrupt(path.to_owned(), 0, "the log does not belong to its snapshot"));
     }
-    let mut whole = Whole { frames: Vec::new(), end: LOG_HEADER, next_frame: 1 };
+    let mut whole = Whole { end: LOG_HEADER, next_frame: 1 };
     while let Some((sequence, payload, len)) = frame(&bytes[whole.end..], generation, cluster_id) {
         if sequence != whole.next_frame {
             return Err(corrupt(path.to_owned(), whole.end, "a frame is missing before this one"));
         }
-        let records = codec::records(Bytes::copy_from_slice(payload))
+        let records = codec::records(bytes.slice_ref(payload))
             .ok_or_else(|| corrupt(path.to_owned(), whole.end, "the frame's content is not understood"))?;
-        whole.frames.push((whole.end, records));
+        if !records.iter().all(&mut replay) {
+            let why = "the frame does not follow on the one before it";
+            return Err(corrupt(path.to_owned(), whole.end, why));
+        }
         whole.end += len;
         whole.next_frame += 1;
     }

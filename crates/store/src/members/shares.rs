@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
 use isocenter_reconcile::Share;
 use tokio::sync::watch;
 
@@ -70,6 +70,8 @@ impl View {
 #[derive(Clone)]
 pub struct Shares {
     view: watch::Receiver<View>,
+    /// How many hold the first look back.
+    holds: watch::Receiver<usize>,
 }
 
 impl fmt::Debug for Shares {
@@ -86,11 +88,12 @@ impl Shares {
     /// Every shard, for ever, of one process: where nobody else works on the store.
     #[must_use]
     pub fn all() -> Self {
-        Self::of(watch::Sender::new(View { shards: Shards::ALL, replicas: 1 }).subscribe())
+        let view = watch::Sender::new(View { shards: Shards::ALL, replicas: 1 });
+        Self::of(view.subscribe(), watch::Sender::new(0).subscribe())
     }
 
-    pub(super) fn of(view: watch::Receiver<View>) -> Self {
-        Self { view }
+    pub(super) fn of(view: watch::Receiver<View>, holds: watch::Receiver<usize>) -> Self {
+        Self { view, holds }
     }
 
     /// Whether this process works on `shard`. What has no shard counts as of shard 0.
@@ -117,6 +120,13 @@ impl Shares {
         });
         changes.chain(stream::pending()).boxed()
     }
+
+    /// Returns once nobody holds the first look back, see [`super::Members::hold_first_look`].
+    pub fn first_look(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut holds = self.holds.clone();
+        // Where the sender is gone, nobody holds anything back.
+        async move { drop(holds.wait_for(|held| *held == 0).await) }
+    }
 }
 
 impl Share for Shares {
@@ -126,6 +136,10 @@ impl Share for Shares {
 
     fn changes(&self) -> BoxStream<'static, ()> {
         Self::changes(self)
+    }
+
+    fn first_look(&self) -> BoxFuture<'static, ()> {
+        Self::first_look(self).boxed()
     }
 }
 
@@ -163,6 +177,21 @@ mod tests {
     #[test]
     fn the_weights_are_the_same_in_every_build() {
         assert_eq!((weight("a", 0), weight("a", 255)), (0xe841_4f3b_057f_42e7, 0x660a_0fac_e2ff_a991));
+    }
+
+    #[tokio::test]
+    async fn the_first_look_waits_for_all_who_hold_it_back_and_not_for_who_is_gone() {
+        let (view, holds) = (watch::Sender::new(View::NOTHING), watch::Sender::new(2));
+        let shares = Shares::of(view.subscribe(), holds.subscribe());
+        let mut looks = Box::pin(shares.first_look());
+        holds.send_modify(|held| *held -= 1);
+        assert!(looks.as_mut().now_or_never().is_none());
+        holds.send_modify(|held| *held -= 1);
+        assert!(looks.now_or_never().is_some());
+        holds.send_modify(|held| *held += 1);
+        let looks = shares.first_look();
+        drop(holds);
+        assert!(looks.now_or_never().is_some());
     }
 
     #[tokio::test]

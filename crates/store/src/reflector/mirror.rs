@@ -10,7 +10,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::kv::{Event, Key, KeyValue, Listing, Range, Revision};
+use crate::kv::{Event, Key, KeyValue, Range, Revision};
 
 /// Keys a subscription holds before it says [`Changed::Relist`] instead: above a day's peak of changes in flight, and a
 /// few MiB at most.
@@ -89,6 +89,11 @@ impl<T> Mirror<T> {
     /// One key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<Cached<T>>> {
+        self.named(key.as_str())
+    }
+
+    /// The key of this text: for who looks often and has made no [`Key`] of it.
+    pub(crate) fn named(&self, key: &str) -> Option<Arc<Cached<T>>> {
         self.inner.state.read().items.get(key).cloned()
     }
 
@@ -164,29 +169,9 @@ impl<T> Mirror<T> {
         self.inner.live.send_if_modified(|was| std::mem::replace(was, live) != live);
     }
 
-    /// A whole listing takes the place of the cache; what vanished is told as changed.
-    pub(super) fn replace(&self, listing: Listing, decode: &dyn Fn(&KeyValue) -> T) {
-        let before = self.snapshot();
-        let first = before.revision == Revision(0);
-        let mut changed = Vec::new();
-        let cached = |kv: KeyValue| {
-            // A store that was restored may have given the same revision to another value: compare both.
-            let same = before.items.get(&kv.key).filter(|cached| cached.kv == kv);
-            let cached = same.cloned().unwrap_or_else(|| {
-                if !first {
-                    changed.push(kv.key.clone());
-                }
-                Arc::new(Cached { value: decode(&kv), kv })
-            });
-            (cached.kv.key.clone(), cached)
-        };
-        // In order already, which is the fastest way to make a map, and fills its nodes.
-        let items: Items<T> = listing.items.into_iter().map(cached).collect();
-        changed.extend(before.items.keys().filter(|key| !items.contains_key(*key)).cloned());
-        *self.inner.state.write() = State { items: Arc::new(items), revision: listing.revision };
-        let subscribers = self.inner.subscribers.lock();
-        self.inner.reached.send_replace(listing.revision);
-        tell(&subscribers, |s| if first { s.relist() } else { s.changed(&changed) });
+    /// The beginning of another list.
+    pub(super) fn refill(&self) -> Refill<T> {
+        Refill { before: self.snapshot(), mirror: self.clone() }
     }
 
     /// One revision's changes.
@@ -231,6 +216,64 @@ impl<T> Mirror<T> {
         let mut subscribers = self.inner.subscribers.lock();
         tell(&subscribers, Subscriber::close);
         subscribers.clear();
+    }
+}
+
+/// A list on its way into the mirror.
+pub(super) struct Refill<T> {
+    mirror: Mirror<T>,
+    before: Snapshot<T>,
+}
+
+/// A page of it.
+pub(super) struct Decoded<T> {
+    items: Vec<(Key, Arc<Cached<T>>)>,
+    /// Those that are other than they were.
+    changed: Vec<Key>,
+}
+
+impl<T> Decoded<T> {
+    /// How many records it has.
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+}
+
+impl<T> Refill<T> {
+    /// A page, decoded but for what is in the mirror as it is.
+    pub(super) fn page(&self, page: Vec<KeyValue>, decode: &dyn Fn(&KeyValue) -> T) -> Decoded<T> {
+        let first = self.before.revision == Revision(0);
+        let mut changed = Vec::new();
+        let cached = |kv: KeyValue| {
+            // A store that was restored may have given the same revision to another value: compare both.
+            let same = self.before.items.get(&kv.key).filter(|cached| cached.kv == kv);
+            let cached = same.cloned().unwrap_or_else(|| {
+                if !first {
+                    changed.push(kv.key.clone());
+                }
+                Arc::new(Cached { value: decode(&kv), kv })
+            });
+            (cached.kv.key.clone(), cached)
+        };
+        let items = page.into_iter().map(cached).collect();
+        Decoded { items, changed }
+    }
+
+    /// The pages, in the order of keys, take the place of the cache; what vanished is told as changed.
+    pub(super) fn take_over(&self, revision: Revision, pages: Vec<Decoded<T>>) {
+        let (inner, first) = (&self.mirror.inner, self.before.revision == Revision(0));
+        let mut changed = Vec::new();
+        let of_page = |page: Decoded<T>| {
+            changed.extend(page.changed);
+            page.items
+        };
+        // In order already, which is the fastest way to make a map, and fills its nodes.
+        let items: Items<T> = pages.into_iter().flat_map(of_page).collect();
+        changed.extend(self.before.items.keys().filter(|key| !items.contains_key(*key)).cloned());
+        *inner.state.write() = State { items: Arc::new(items), revision };
+        let subscribers = inner.subscribers.lock();
+        inner.reached.send_replace(revision);
+        tell(&subscribers, |s| if first { s.relist() } else { s.changed(&changed) });
     }
 }
 

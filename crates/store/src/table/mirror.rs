@@ -11,7 +11,7 @@ use isocenter_runtime::task::Tasks;
 use isocenter_wire::record::Stored as Storable;
 use parking_lot::Mutex;
 
-use super::{Stored, Tables, decoded, kind_range, store_key};
+use super::{Stored, Tables, decoded, kind_range};
 use crate::{
     Key, Range,
     reflector::{self, Changed, Reflector, ReflectorOptions},
@@ -38,13 +38,13 @@ impl<R: Storable> Mirror<R> {
     /// The record under `key`.
     #[must_use]
     pub fn get(&self, key: &R::Key) -> Option<Arc<Stored<R>>> {
-        self.0.get(&store_key(key)).and_then(|cached| cached.value.clone().ok())
+        self.0.named(&key::text(key)).and_then(|cached| cached.value.as_ref().ok().cloned())
     }
 
     /// The records in `range`, in the order of their keys.
     #[must_use]
     pub fn of(&self, range: &Range) -> Vec<Arc<Stored<R>>> {
-        self.0.range(range).iter().filter_map(|cached| cached.value.clone().ok()).collect()
+        self.0.range(range).iter().filter_map(|cached| cached.value.as_ref().ok().cloned()).collect()
     }
 
     /// Every record, in the order of their keys.

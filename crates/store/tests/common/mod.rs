@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn key(key: impl Into<String>) -> Key {
+pub fn key(key: impl AsRef<str>) -> Key {
     Key::new(key).unwrap()
 }
 

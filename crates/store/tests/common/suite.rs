@@ -197,6 +197,22 @@ async fn pages_are_pinned(kv: &dyn Kv) {
     let all = list_all(kv, &under("pages/")).await.unwrap();
     assert_eq!(all.items.len(), 1100);
     assert!(all.items.is_sorted_by(|a, b| a.key < b.key) && !all.more);
+    a_large_range_is_listed_whole(kv).await;
+}
+
+/// Shards are listed in parts, and keys beside them belong to some part too.
+async fn a_large_range_is_listed_whole(kv: &dyn Kv) {
+    let beside = ["wide/!", "wide/0", "wide/9g", "wide/ff~", "wide/~"].map(|k| Op::put(&key(k), "x"));
+    let sharded = (0..4_500).map(|i| Op::put(&key(format!("wide/{:02x}/{i:04}", i % 256)), "x"));
+    let puts: Vec<Op> = beside.into_iter().chain(sharded).collect();
+    for chunk in puts.chunks(100) {
+        always(kv, chunk.to_vec()).await;
+    }
+    put(kv, "wide0", "x").await;
+    let all = list_all(kv, &under("wide/")).await.unwrap();
+    assert_eq!((all.items.len(), all.more), (4_505, false));
+    assert!(all.items.is_sorted_by(|a, b| a.key < b.key));
+    assert!(all.items.iter().all(|kv| kv.key.as_str() != "wide0"));
 }
 
 async fn ranges(kv: &dyn Kv) {
