@@ -34,6 +34,8 @@ pub struct Urgency {
     /// Whether it may be leased ahead of time to a reader who is still busy. False makes the class *immediate*
     /// (STAT): it is never leased and, by [`Params::immediate_first`](crate::Params), goes before all others.
     pub next_up: bool,
+    /// Whether it joins the front lane for having waited long beside the others, before its deadline nears.
+    pub may_outwait: bool,
 }
 
 /// What a read asks of a reader. Reads with the same needs are one family of the queue, so that a reader is judged

@@ -13,9 +13,9 @@ use crate::{Item, Params, ReaderProfile, Urgency, Work};
 /// Which of the two lanes a read waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Most of its target has passed, or it has waited for much longer than it would have in order of arrival: ahead of
-    /// the regular lane, by deadline. What completes after its deadline can therefore not overtake it any more, whatever
-    /// its index.
+    /// Most of its target has passed, or it has waited longer than order of arrival would have let anything like it: ahead
+    /// of the regular lane, by deadline. What completes after its deadline can therefore not overtake it any more,
+    /// whatever its index. As the waits of all grow, a read that is here for its wait alone may become regular again.
     Front,
     /// By index.
     Regular,
@@ -162,7 +162,7 @@ impl Params {
     /// When a read joins the front lane; `None`: never.
     #[must_use]
     pub fn front_at(&self, urgency: &Urgency, complete_at: Time) -> Option<Time> {
-        let outwaited = self.front_after.filter(|_| urgency.next_up).map(|age| complete_at.plus(age));
+        let outwaited = self.front_after.filter(|_| urgency.may_outwait).map(|age| complete_at.plus(age));
         self.nears_deadline_at(urgency, complete_at).into_iter().chain(outwaited).min()
     }
 

@@ -127,6 +127,10 @@ impl Board {
                 let params = &self.params;
                 let queue =
                     inner.queues.entry(key.tenant.clone()).or_insert_with(|| Queue::new(params.clone()));
+                // Every replica looks, so that whoever leads next has seen the day's waits; not before all that waits is in line.
+                if self.filled.initialized() {
+                    queue.keep_up(view.people.now());
+                }
                 if queue.get(&item.read) != Some(&item) && queue.insert(item).is_none() {
                     inner.fresh.insert(read.key.clone());
                     // What was never offered has just come.
@@ -264,7 +268,7 @@ impl Board {
         let found =
             if reader.holding.open > 0 { queue.next_up(reader, now) } else { queue.pick(reader, now) };
         let read = found?.read.clone();
-        queue.remove(&read);
+        queue.hand(&read, reader);
         let key = ReadKey { tenant: tenant.clone(), read };
         inner.reads.insert(key.clone());
         Some(ReadReserved { board: Arc::clone(self), view: view.clone(), key })

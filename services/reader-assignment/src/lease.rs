@@ -184,7 +184,7 @@ const fn text(why: Recalled) -> &'static str {
     match why {
         Recalled::Holder(_) => "its reader did not take it up or may not have it any more",
         Recalled::Immediate => "its class is not leased ahead",
-        Recalled::Front => "its deadline is near: it goes to the next who is free",
+        Recalled::Front => "it joined the front lane: it goes to the next who is free",
         Recalled::BetterUse => "recalled for a better use",
         Recalled::Outranked => "its reader has something to read before it",
     }
@@ -194,7 +194,7 @@ const fn name(why: Recalled) -> &'static str {
     match why {
         Recalled::Holder(_) => "holder",
         Recalled::Immediate => "immediate",
-        Recalled::Front => "deadline",
+        Recalled::Front => "front",
         Recalled::BetterUse => "better-use",
         Recalled::Outranked => "outranked",
     }

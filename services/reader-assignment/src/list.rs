@@ -162,11 +162,21 @@ impl Desk {
         filter: &Filter,
         profile: Option<&ReaderProfile>,
     ) -> Vec<v1::Read> {
-        let now = self.now();
-        let order = &self.board.params(&case.tenant, now);
-        let reads = self.view.reads_of(case).into_values().filter(|read| filter.has(&read.record));
-        let listed = reads.filter_map(|read| self.placed(read, profile, (order, now)));
-        listed.map(|l| self.show(&l.read, &l.case.key, &l.case.record)).collect()
+        let Some(case) = self.view.cases.get(case) else { return Vec::new() };
+        let reads = self.view.reads_of(&case.key).into_values().filter(|read| filter.has(&read.record));
+        let sees = |read: &Arc<Stored<Read>>| {
+            profile.is_none_or(|profile| self.sees(read, &self.item_of(read, &case.record), profile))
+        };
+        reads.filter(sees).map(|read| self.show(&read, &case.key, &case.record)).collect()
+    }
+
+    /// What AI says orders only what waits.
+    fn item_of(&self, read: &Stored<Read>, case: &Case) -> Item {
+        if read.record.is_queued() {
+            self.view.item(&read.key, &read.record, case)
+        } else {
+            self.item(read, case)
+        }
     }
 
     /// A read with its place, where the viewer may see it.
@@ -184,12 +194,7 @@ impl Desk {
                 return Some(Listed { place, read, case });
             }
         }
-        // What AI says orders only what waits.
-        let item = if read.record.is_queued() {
-            self.view.item(&read.key, &read.record, &case.record)
-        } else {
-            self.item(&read, &case.record)
-        };
+        let item = self.item_of(&read, &case.record);
         if !profile.is_none_or(|profile| self.sees(&read, &item, profile)) {
             return None;
         }

@@ -240,7 +240,9 @@ impl Offers {
         board.ripen(view, now);
         if profile.holding.open == 0 {
             let instead = board.peek(tenant, profile, now);
+            // Nothing is taken from another for who does not want it any more, which the mirror may not know yet.
             if let Some(leased) = self.desk.better_used(tenant, profile, instead.as_ref(), now)
+                && self.present(view.presence.load(tenant, &asking.reader).await?)?.accepting
                 && let Some(recalled) = self.desk.recall(&leased, now).await?
                 && let Some(read) = board.reserve_this(view, recalled)
             {

@@ -84,6 +84,7 @@ impl Network {
             critical: 40,
             prior: Ppm::from_parts(prior).expect("a probability"),
             next_up,
+            may_outwait: next_up,
         };
         Self {
             draws,

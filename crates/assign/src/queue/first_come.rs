@@ -1,47 +1,91 @@
 //! How long reads would wait if they were taken in the order in which they came.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use isocenter_domain::Time;
+use isocenter_domain::{Time, id::PoolId};
+
+use crate::item::{Competence, Needs};
 
 const HOUR_MICROS: i64 = 3_600_000_000;
 const HOURS: usize = 24;
 
-/// The line that order of arrival would make of the same arrivals and the same pulls: what comes joins its end, and
-/// whichever read leaves the queue, the first in line has gone instead. It is as long as the queue.
+/// What reads have in common that the same readers may take, but for privileges and licences.
+type Kind = (Arc<Competence>, Arc<Vec<PoolId>>);
+
+/// The lines that order of arrival would make of the same arrivals and the same pulls: what comes joins the line of its
+/// kind, and whichever read a reader is handed, the oldest of all that this reader could take has gone instead. So a read that
+/// many can take, handed to one of the many, says nothing of how long what few can take would wait.
 #[derive(Debug, Default)]
 pub(super) struct FirstCome {
-    /// How many joined it at each time.
-    line: BTreeMap<Time, u32>,
-    /// When the last that has gone joined it.
-    gone: Option<Time>,
-    /// The longest wait of the first in line, by hour of the day, with the number of the hour that it is of.
+    lines: BTreeMap<Kind, Line>,
+    /// The longest wait of a first in line, by hour of the day, with the number of the hour that it is of.
     longest: [(i64, Duration); HOURS],
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// How many joined it at each time.
+    joined: BTreeMap<Time, u32>,
+    /// When the last that has gone had joined.
+    gone: Option<Time>,
+}
+
+impl Line {
+    fn first(&self) -> Option<Time> {
+        self.joined.keys().next().copied()
+    }
+
+    fn leave(&mut self) {
+        if let Some(mut first) = self.joined.first_entry() {
+            self.gone = Some(*first.key());
+            *first.get_mut() -= 1;
+            if *first.get() == 0 {
+                first.remove();
+            }
+        }
+    }
 }
 
 impl FirstCome {
     /// A read joins that waits since `since`. One that comes back would be gone by then where its turn has come before:
     /// it joins at the head, as the last that has gone would.
-    pub fn join(&mut self, since: Time) {
-        let since = self.gone.map_or(since, |gone| gone.max(since));
-        *self.line.entry(since).or_default() += 1;
+    pub fn join(&mut self, needs: &Needs, since: Time) {
+        let line = self.lines.entry(kind(needs)).or_default();
+        let since = line.gone.map_or(since, |gone| gone.max(since));
+        *line.joined.entry(since).or_default() += 1;
     }
 
-    pub fn leave(&mut self) {
-        let Some(mut first) = self.line.first_entry() else { return };
-        self.gone = Some(*first.key());
-        *first.get_mut() -= 1;
-        if *first.get() == 0 {
-            first.remove();
+    /// A read is not to be read any more, or became of another kind: its line is shorter by one.
+    pub fn leave(&mut self, needs: &Needs) {
+        if let Some(line) = self.lines.get_mut(&kind(needs)) {
+            line.leave();
         }
     }
 
-    /// The longest that the first in line has waited within a day of `now`, `now` included. What waited already when
-    /// this began to look counts with the age it had: it may have been passed over, which makes this too long, never
-    /// too short, until a day later.
+    /// Some read was handed to a reader, who `may` take those kinds.
+    pub fn hand(&mut self, may: impl Fn(&Competence, &[PoolId]) -> bool) {
+        let theirs = self.lines.iter_mut().filter(|((competence, pools), _)| may(competence, pools));
+        let first = theirs.filter_map(|(_, line)| Some((line.first()?, line)));
+        if let Some((_, line)) = first.min_by_key(|(since, _)| *since) {
+            line.leave();
+        }
+    }
+
+    /// Nothing waits any more.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// The longest that a first in line has been seen to wait within a day of `now`, `now` included. What waited already
+    /// when this began to look counts with the age it had, though it may have been passed over.
     pub fn longest(&mut self, now: Time) -> Duration {
+        let mut wait = Duration::ZERO;
+        for line in self.lines.values_mut() {
+            // A clock that was ahead must not make all waits that follow seem short.
+            line.gone = line.gone.map(|gone| gone.min(now));
+            wait = line.first().map_or(wait, |since| wait.max(now.since(since)));
+        }
         let hour = now.0.div_euclid(HOUR_MICROS);
-        let wait = self.line.keys().next().map_or(Duration::ZERO, |since| now.since(*since));
         let hours = i64::try_from(HOURS).expect("a day");
         let own = &mut self.longest[usize::try_from(hour.rem_euclid(hours)).expect("an hour of the day")];
         *own = if own.0 == hour { (hour, own.1.max(wait)) } else { (hour, wait) };
@@ -50,9 +94,17 @@ impl FirstCome {
     }
 }
 
+fn kind(needs: &Needs) -> Kind {
+    (Arc::clone(&needs.competence), Arc::clone(&needs.pools))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn needs(modality: &str) -> Needs {
+        Needs::new([modality], "", "north".parse().unwrap(), vec!["everybody".parse().unwrap()])
+    }
 
     fn at(minutes: i64) -> Time {
         Time(minutes * 60_000_000)
@@ -63,29 +115,56 @@ mod tests {
     }
 
     #[test]
-    fn whichever_leaves_the_first_in_line_is_gone() {
+    fn whichever_leaves_the_first_of_its_kind_is_gone() {
         let mut line = FirstCome::default();
-        [0, 10, 10, 30].map(at).into_iter().for_each(|since| line.join(since));
-        line.leave();
+        [0, 10, 10, 30].map(at).into_iter().for_each(|since| line.join(&needs("CT"), since));
+        line.leave(&needs("CT"));
         assert_eq!(line.longest(at(30)), minutes(20));
-        line.leave();
+        line.leave(&needs("CT"));
         assert_eq!(line.longest(at(31)), minutes(21));
-        line.leave();
+        line.leave(&needs("CT"));
         assert_eq!(line.longest(at(32)), minutes(21), "within a day the longest counts");
         // The read of minute 0 comes back, and with it the turn that it took from who came at minute 10.
-        line.join(at(0));
+        line.join(&needs("CT"), at(0));
         assert_eq!(line.longest(at(33)), minutes(23));
+    }
+
+    #[test]
+    fn who_is_handed_anything_would_have_taken_the_oldest_of_what_that_reader_may() {
+        let mut line = FirstCome::default();
+        for (modality, since) in [("MR", 0), ("CT", 10), ("CT", 20), ("MR", 30)] {
+            line.join(&needs(modality), at(since));
+        }
+        let longest_at = |line: &mut FirstCome, minute: i64| line.longest(at(minute));
+        line.hand(|competence, _| competence.modalities.contains("CT"));
+        assert_eq!(longest_at(&mut line, 60), minutes(60), "of what this one may not nothing has gone");
+        line.hand(|_, _| true);
+        assert_eq!(longest_at(&mut line, 26 * 60), minutes(26 * 60 - 20));
+        line.hand(|_, _| true);
+        line.hand(|_, _| true);
+        line.hand(|_, _| true);
+        assert_eq!(longest_at(&mut line, 52 * 60), Duration::ZERO);
     }
 
     #[test]
     fn what_was_longest_is_forgotten_after_a_day_and_an_empty_line_waits_for_nobody() {
         let mut line = FirstCome::default();
-        line.join(at(0));
+        line.join(&needs("CT"), at(0));
         assert_eq!(line.longest(at(90)), minutes(90));
-        line.leave();
-        line.leave();
+        line.leave(&needs("CT"));
+        line.leave(&needs("CT"));
         assert_eq!(line.longest(at(24 * 60)), minutes(90));
         assert_eq!(line.longest(at(25 * 60)), Duration::ZERO);
         assert_eq!(line.longest(at(90)), Duration::ZERO, "a clock set back");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_is_forgotten() {
+        let mut line = FirstCome::default();
+        [at(1_000_000), at(2_000_000)].into_iter().for_each(|since| line.join(&needs("CT"), since));
+        line.leave(&needs("CT"));
+        assert_eq!(line.longest(at(100)), Duration::ZERO);
+        line.join(&needs("CT"), at(110));
+        assert_eq!(line.longest(at(150)), minutes(40));
     }
 }

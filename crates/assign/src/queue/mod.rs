@@ -93,9 +93,6 @@ impl Queue {
     /// Adds `item`, or replaces the item of the same read, which is returned. Order of insertion does not matter.
     pub fn insert(&mut self, mut item: Item) -> Option<Item> {
         let before = self.take(&item.read);
-        if before.is_none() {
-            self.first_come.join(item.waiting_since);
-        }
         let kin = Kin {
             competence: self.competences.take(&mut item.needs.competence),
             place: self.places.take(&mut item.needs.place),
@@ -104,6 +101,17 @@ impl Queue {
             heavy: self.params.is_heavy(&item),
             prefers: item.prefers.clone(),
         };
+        // What is replaced keeps its turn, unless it became of another kind.
+        let was = before.as_ref().filter(|before| before.urgency.may_outwait);
+        let same = |before: &&Item| {
+            (&before.needs.competence, &before.needs.pools) == (&item.needs.competence, &item.needs.pools)
+        };
+        if !item.urgency.may_outwait || was.filter(same).is_none() {
+            was.into_iter().for_each(|before| self.first_come.leave(&before.needs));
+            if item.urgency.may_outwait {
+                self.first_come.join(&item.needs, item.waiting_since);
+            }
+        }
         let item = Arc::new(item);
         match self.numbers.get(&kin) {
             Some(number) => {
@@ -125,11 +133,32 @@ impl Queue {
         before
     }
 
-    /// Takes `read` out: it was handed out, or is not to be read any more.
+    /// Takes `read` out: it is not to be read any more.
     pub fn remove(&mut self, read: &ReadId) -> Option<Item> {
         let item = self.take(read)?;
-        self.first_come.leave();
+        if item.urgency.may_outwait {
+            self.first_come.leave(&item.needs);
+        }
+        self.forget_when_empty();
         Some(item)
+    }
+
+    /// Takes `read` out: `reader` has it now.
+    pub fn hand(&mut self, read: &ReadId, reader: &ReaderProfile) -> Option<Item> {
+        let item = self.take(read)?;
+        if item.urgency.may_outwait {
+            self.first_come.hand(|competence, pools| {
+                filter::competent(competence, reader).is_ok() && filter::pools(pools, reader).is_ok()
+            });
+        }
+        self.forget_when_empty();
+        Some(item)
+    }
+
+    fn forget_when_empty(&mut self) {
+        if self.items.is_empty() {
+            self.first_come.clear();
+        }
     }
 
     fn take(&mut self, read: &ReadId) -> Option<Item> {

@@ -42,15 +42,36 @@ pub fn pool(name: &str) -> PoolId {
 }
 
 pub fn stat() -> Urgency {
-    Urgency { target: minutes(30), weight: 90, critical: 40, prior: ppm(200_000), next_up: false }
+    Urgency {
+        target: minutes(30),
+        weight: 90,
+        critical: 40,
+        prior: ppm(200_000),
+        next_up: false,
+        may_outwait: false,
+    }
 }
 
 pub fn urgent() -> Urgency {
-    Urgency { target: HOURS(2), weight: 18, critical: 40, prior: ppm(60_000), next_up: true }
+    Urgency {
+        target: HOURS(2),
+        weight: 18,
+        critical: 40,
+        prior: ppm(60_000),
+        next_up: true,
+        may_outwait: true,
+    }
 }
 
 pub fn routine() -> Urgency {
-    Urgency { target: HOURS(24), weight: 2, critical: 40, prior: ppm(15_000), next_up: true }
+    Urgency {
+        target: HOURS(24),
+        weight: 2,
+        critical: 40,
+        prior: ppm(15_000),
+        next_up: true,
+        may_outwait: true,
+    }
 }
 
 pub fn needs(modality: &str) -> Needs {

@@ -87,6 +87,7 @@ impl EngineLine {
             critical: 0,
             prior: Ppm::ZERO,
             next_up: true,
+            may_outwait: false,
         };
         Item {
             read: ReadId { case: self.case.clone(), n: number(job) + 1 },

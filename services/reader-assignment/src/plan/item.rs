@@ -69,6 +69,7 @@ pub(crate) fn urgency(case: &Case) -> Urgency {
         critical: of_class.critical,
         prior: Ppm::from_parts(of_class.prior_ppm).unwrap_or(Ppm::ONE),
         next_up: of_class.next_up,
+        may_outwait: of_class.next_up,
     }
 }
 
@@ -82,6 +83,8 @@ pub(crate) fn weighs(read: &Read, case: &Case) -> Urgency {
         critical: 0,
         prior: Ppm::from_parts(0).unwrap_or(Ppm::ONE),
         next_up: true,
+        // It waits for whatever somebody else waits for, however long.
+        may_outwait: false,
     };
     match read.kind {
         ReadKind::Primary

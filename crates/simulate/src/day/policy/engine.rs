@@ -68,6 +68,7 @@ impl Names {
                 critical: class.kappa,
                 prior: Ppm::of(class.critical).expect("a share"),
                 next_up: !class.immediate,
+                may_outwait: !class.immediate,
             };
             (ClassId::new(&class.name).expect("checked when the scenario was read"), urgency)
         };
@@ -145,7 +146,7 @@ impl Engine {
             class,
             urgency,
             complete_at: Time(seen.arrived),
-            waiting_since: Time(now),
+            waiting_since: Time(if self.opened_by[place(study)].is_some() { now } else { seen.arrived }),
             probability: self.said[place(study)],
             work: self.names.work[place(study)],
             needs: self.names.needs[usize::from(seen.site)][usize::from(seen.category)].clone(),
@@ -288,7 +289,7 @@ impl Policy for Engine {
             return Some((study, false));
         }
         let pick = pick?;
-        self.queue.remove(&pick.read);
+        self.queue.hand(&pick.read, &profile);
         Some((Self::number(&pick), false))
     }
 
@@ -300,7 +301,8 @@ impl Policy for Engine {
         }
         let now = Time(now);
         let next = self.queue.next_up(&self.readers[place(reader)].reader, now).map(|item| item.read.clone());
-        if let Some(item) = next.and_then(|read| self.queue.remove(&read)) {
+        let holder = &self.readers[place(reader)].reader;
+        if let Some(item) = next.and_then(|read| self.queue.hand(&read, holder)) {
             let study = Self::number(&item);
             let lease = Lease {
                 reader: self.readers[place(reader)].reader.id.clone(),
