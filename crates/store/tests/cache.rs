@@ -81,6 +81,58 @@ async fn write_at_random(kv: &dyn Kv, rng: &mut Seeded, writes: u64) {
     }
 }
 
+/// What a subscriber makes of the changes that it is told, and how often it had to read everything.
+#[derive(Default)]
+struct Shadow {
+    items: BTreeMap<Key, Bytes>,
+    relists: usize,
+}
+
+impl Shadow {
+    /// One that follows `mirror`.
+    fn of(mirror: &Mirror<Bytes>, tasks: &Tasks) -> Arc<parking_lot::Mutex<Self>> {
+        let (shadow, mirror) = (Arc::new(parking_lot::Mutex::new(Self::default())), mirror.clone());
+        let (mut changes, followed) = (mirror.subscribe(), Arc::clone(&shadow));
+        tasks.background("subscriber", async move {
+            while let Some(changed) = changes.next().await {
+                followed.lock().follow(changed, &mirror);
+            }
+        });
+        shadow
+    }
+
+    fn follow(&mut self, changed: Changed, mirror: &Mirror<Bytes>) {
+        match changed {
+            Changed::Relist => {
+                let all = mirror.snapshot().items;
+                self.items = all.iter().map(|(k, c)| (k.clone(), c.value.clone())).collect();
+                self.relists += 1;
+            }
+            Changed::Keys(keys) => keys.into_iter().for_each(|k| match mirror.get(&k) {
+                Some(cached) => drop(self.items.insert(k, cached.value.clone())),
+                None => drop(self.items.remove(&k)),
+            }),
+        }
+    }
+}
+
+/// Waits until mirror and subscriber are as the store is; how often the subscriber has read everything.
+async fn agreed(
+    world: &World,
+    mirror: &Mirror<Bytes>,
+    shadow: &parking_lot::Mutex<Shadow>,
+    seed: u64,
+) -> usize {
+    let truth = list_all(&*world.kv, &Range::prefix("k/").unwrap()).await.unwrap();
+    tokio::time::timeout(LONG, mirror.reached(truth.revision)).await.expect("the cache catches up");
+    let cached: Vec<_> = mirror.snapshot().items.values().map(|c| c.kv.clone()).collect();
+    assert!(cached == truth.items, "the mirror is not as the store, seed {seed}");
+    let expected: BTreeMap<_, _> = truth.items.iter().map(|kv| (kv.key.clone(), kv.value.clone())).collect();
+    let same = || async { shadow.lock().items == expected };
+    wait_for(&format!("the subscriber to agree, seed {seed}"), Duration::from_secs(5), same).await;
+    shadow.lock().relists
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_cache_equals_the_store_at_quiescence_whatever_fails() {
     for seed in 0..12 {
@@ -97,33 +149,70 @@ async fn the_cache_equals_the_store_at_quiescence_whatever_fails() {
         let faulty = world.faulty(faults, seed);
         let kv: Arc<dyn Kv> = faulty.clone();
         let mirror = world.reflect(&kv, seed);
-        let mut changes = mirror.subscribe();
-        let shadow = Arc::new(parking_lot::Mutex::new(BTreeMap::<Key, Bytes>::new()));
-        let (mirror2, shadow2) = (mirror.clone(), Arc::clone(&shadow));
-        world.tasks.background("subscriber", async move {
-            while let Some(changed) = changes.next().await {
-                let mut shadow = shadow2.lock();
-                match changed {
-                    Changed::Relist => {
-                        let all = mirror2.snapshot().items;
-                        *shadow = all.iter().map(|(k, c)| (k.clone(), c.value.clone())).collect();
-                    }
-                    Changed::Keys(keys) => keys.into_iter().for_each(|k| match mirror2.get(&k) {
-                        Some(cached) => drop(shadow.insert(k, cached.value.clone())),
-                        None => drop(shadow.remove(&k)),
-                    }),
-                }
-            }
-        });
+        let shadow = Shadow::of(&mirror, &world.tasks);
         write_at_random(&*world.kv, &mut rng, 200).await;
-        let truth = list_all(&*world.kv, &Range::prefix("k/").unwrap()).await.unwrap();
-        tokio::time::timeout(LONG, mirror.reached(truth.revision)).await.expect("the cache catches up");
-        let cached: Vec<_> = mirror.snapshot().items.values().map(|c| c.kv.clone()).collect();
-        assert_eq!(cached, truth.items, "seed {seed}");
-        let expected: BTreeMap<_, _> =
-            truth.items.iter().map(|kv| (kv.key.clone(), kv.value.clone())).collect();
-        let same = || async { *shadow.lock() == expected };
-        wait_for(&format!("the subscriber to agree, seed {seed}"), LONG, same).await;
+        agreed(&world, &mirror, &shadow, seed).await;
+        world.tasks.drain(LONG).await;
+    }
+}
+
+/// More keys than two pages have, evenly among the shards.
+const WIDE: usize = 9_000;
+
+fn wide(n: usize) -> Key {
+    key(format!("k/{:02x}/k{n:05}", n % 256))
+}
+
+/// Changes, deletes and makes keys in the first shard, in the last, and in those between.
+async fn change_everywhere(kv: &dyn Kv, rng: &mut Seeded, value: &str) {
+    let shards = [0, 0x60, 0x80, 0xa0, 0xd8, 0xff];
+    let ops = shards.into_iter().flat_map(|shard| {
+        let mut at = |from: u64| wide(shard + 256 * usize::try_from(rng.range(from..from + 17)).unwrap());
+        // Each is another key: in one transaction none may be named twice.
+        [Op::put(&at(0), value.to_owned()), Op::delete(&at(17)), Op::put(&at(50), value.to_owned())]
+    });
+    common::always(kv, ops.collect()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_re_list_of_several_pages_is_right_whatever_fails_and_changes_between_them() {
+    let mut world = world().await;
+    let all: Vec<Op> = (0..WIDE).map(|n| Op::put(&wide(n), "old")).collect();
+    for ops in all.chunks(100) {
+        common::always(&*world.kv, ops.to_vec()).await;
+    }
+    for seed in 0..3 {
+        world.tasks = Tasks::new();
+        let mut rng = Seeded::new(seed);
+        let faults = Faults {
+            timeout_before: 0.1,
+            compaction: 0.3,
+            latency: Duration::from_millis(50),
+            ..Faults::default()
+        };
+        let faulty = world.faulty(faults, seed);
+        let kv: Arc<dyn Kv> = faulty.clone();
+        let mirror = world.reflect(&kv, seed);
+        let shadow = Shadow::of(&mirror, &world.tasks);
+        let relists = agreed(&world, &mirror, &shadow, seed).await;
+        for round in 0..2 {
+            // Its watch is cut by the first event, and the store cannot be reached until all is changed.
+            faulty.set(Faults { cut_watch: 1.0, timeout_before: 1.0, ..Faults::default() });
+            put(&*world.kv, "k/last", format!("{seed} {round}")).await;
+            wait_for("the cut", LONG, || async { !mirror.is_live() }).await;
+            change_everywhere(&*world.kv, &mut rng, &format!("{seed} {round}")).await;
+            let asked = faulty.requests();
+            faulty.set(faults);
+            // Amid its list all is changed once more, and what it reads is compacted.
+            wait_for("the first pages", LONG, || async { faulty.requests() > asked + 1 }).await;
+            change_everywhere(&*world.kv, &mut rng, &format!("{seed} {round} amid")).await;
+            world.kv.compact(common::revision(&*world.kv).await).await.unwrap();
+            assert_eq!(
+                agreed(&world, &mirror, &shadow, seed).await,
+                relists,
+                "told of keys, not to list, seed {seed}"
+            );
+        }
         world.tasks.drain(LONG).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Roles → services: parse, build, run, signal, drain.
 
-use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures::{FutureExt as _, future::BoxFuture};
@@ -173,12 +173,12 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
     bound.serve(tasks, served, &shared.metrics, &readiness);
     if let Some(filled) = filled {
         let queue = (!resumed).then(|| readiness.latch("queue"));
-        tasks.background("filled", look_after(filled, held, queue));
+        before_ready(tasks, &readiness, "filled", look_after(filled, held, queue));
     }
     // One that receives although the store is away is as ready as one that has received all along.
     if !resumed {
         let (members, presence) = (shared.members.clone(), readiness.latch("presence"));
-        tasks.background("registered", async move {
+        before_ready(tasks, &readiness, "registered", async move {
             members.registered().await;
             drop(presence);
         });
@@ -193,6 +193,24 @@ pub async fn start(config: &Config, tasks: &Tasks) -> Result<Running> {
         metrics: shared.metrics,
         tables: shared.tables,
     })
+}
+
+/// Does what makes the process ready, unless it ends before: what is waited for may need a store that is away. Then it is unready for
+/// good before the work's latches are dropped, which would say that it can serve.
+fn before_ready(
+    tasks: &Tasks,
+    readiness: &Readiness,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
+    let (ended, readiness) = (tasks.token(), readiness.clone());
+    tasks.background(name, async move {
+        let mut work = pin!(work);
+        tokio::select! {
+            () = ended.cancelled() => readiness.drain(),
+            () = &mut work => {}
+        }
+    });
 }
 
 /// The queue first: a reader may ask for what waits in it, and the roles' looks at everything would take the processor from it.
@@ -452,4 +470,68 @@ async fn archive(config: &Config, shared: &Shared, routes: &mut RoutesBuilder) -
     service.routes(routes);
     shared.tasks.essential("archive", service.run());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use isocenter_store::embedded::{Embedded, EmbeddedOptions};
+    use isocenter_testkit::PowerCutFs;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const ROLE: &str = "reader-assignment";
+
+    async fn members(tasks: &Tasks) -> Members {
+        let clock = clock::TestClock::paused(isocenter_domain::Time::ZERO);
+        let options = EmbeddedOptions::new("/store").over(PowerCutFs::new().shared());
+        let kv = Embedded::open(options.with_clock(clock.shared())).await.unwrap();
+        let (cell, secret) = ("cell".parse().unwrap(), Secret::new([1; 32]));
+        let tables = Tables::open(Arc::new(kv), clock.shared(), cell, &secret).await.unwrap();
+        let me = NodeOptions {
+            id: "node".parse().unwrap(),
+            address: "node:1".into(),
+            roles: vec![ROLE],
+            version: "test".into(),
+        };
+        Members::start(&tables, me, tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_roles_look_at_everything_when_the_queue_is_full_or_late_and_it_is_ready_when_it_is_full() {
+        let tasks = Tasks::new();
+        let members = members(&tasks).await;
+        for late in [false, true] {
+            let (readiness, starting) = Readiness::new();
+            drop(starting);
+            let (fill, filled) = oneshot::channel::<()>();
+            let filled = filled.map(|filled| filled.expect("the test fills it")).boxed();
+            let work = look_after(filled, Some(members.hold_first_look()), Some(readiness.latch("queue")));
+            before_ready(&tasks, &readiness, "filled", work);
+            let shares = members.shares(ROLE);
+            tokio::time::sleep(FIRST_LOOK - Duration::from_millis(1)).await;
+            assert!(shares.first_look().now_or_never().is_none(), "the queue first");
+            if late {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                assert!(shares.first_look().now_or_never().is_some(), "but not for ever");
+            }
+            assert_eq!(readiness.waiting(), ["queue"]);
+            fill.send(()).unwrap();
+            readiness.ready().await;
+            assert!(shares.first_look().now_or_never().is_some());
+        }
+        tasks.drain(FIRST_LOOK).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_before_it_is_ready_waits_for_nothing_and_never_says_that_it_is() {
+        let (tasks, (readiness, starting)) = (Tasks::new(), Readiness::new());
+        let never = async move {
+            std::future::pending::<()>().await;
+            drop(starting);
+        };
+        before_ready(&tasks, &readiness, "never", never);
+        assert_eq!(tasks.drain(FIRST_LOOK).await, Drained::Clean);
+        assert_eq!(readiness.waiting(), ["drain"]);
+    }
 }

@@ -18,7 +18,7 @@ use super::{
 /// The longest scenario text, in bytes.
 const MAX_TEXT: usize = 256 * 1024;
 /// The most entries of each list but that of sites: a category is a bit of a reader's skills.
-const MAX_ENTRIES: usize = 32;
+pub(super) const MAX_ENTRIES: usize = 32;
 /// The most sites.
 const MAX_SITES: usize = 255;
 

@@ -253,31 +253,28 @@ fn category(line: &Line, scenario: &Scenario) -> Option<usize> {
 }
 
 /// Microseconds since 1970 of an instant of RFC 3339, as `2026-03-01T08:00:00Z`, `2026-03-01T11:00:00+03:00`, or with a
-/// fraction; `None` where it is none.
+/// fraction; `None` where it is none: a date that there is not, or a time that no clock shows. Leap seconds are none.
 #[must_use]
 pub fn instant(text: &str) -> Option<i64> {
     let (local, ahead) = zone(text)?;
-    let (date, time) = local.split_once('T')?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    let mut clock = clock.splitn(3, ':').map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    let fine = (1970..=9999).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0..=60).contains(&second)
-        && fraction.bytes().all(|b| b.is_ascii_digit());
-    if !fine {
+    let (whole, fraction) = local.split_once('.').unwrap_or((local, "0"));
+    let number = |from: usize, to: usize| whole.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if year < 1970 || fraction.is_empty() || !digits(fraction) {
         return None;
     }
     let micros: i64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
     // Days since 1970 in the proleptic Gregorian calendar, the year beginning in March.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    Some(days * DAY + hour * HOUR + minute * MINUTE + second * MINUTE / 60 + micros - ahead)
+    let at = days * DAY + hour * HOUR + minute * MINUTE + second * MINUTE / 60;
+    // The 30th of February is another day's name, and so is whatever else is not written as RFC 3339 has it.
+    (rfc3339(at).strip_suffix('Z') == Some(whole)).then_some(at + micros - ahead)
+}
+
+fn digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The local time of an instant, and how far its clock is before UTC.
@@ -287,6 +284,9 @@ fn zone(text: &str) -> Option<(&str, i64)> {
     }
     let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
     let (hour, minute) = offset.get(1..)?.split_once(':').filter(|(hour, _)| hour.len() == 2)?;
+    if !digits(hour) || !digits(minute) {
+        return None;
+    }
     let (hour, minute): (u8, u8) = (hour.parse().ok()?, minute.parse().ok()?);
     let ahead = i64::from(hour) * HOUR + i64::from(minute) * MINUTE;
     match offset.as_bytes().first()? {

@@ -8,12 +8,11 @@ use std::{
 
 use super::{
     Scenario,
+    check::MAX_ENTRIES,
     replay::{self, Line, LogError},
     scenario::{Category, Class, DAY, HOUR, MINUTE},
 };
 
-/// The most categories of a scenario.
-const MAX_CATEGORIES: usize = 32;
 /// What reading takes where neither the log nor the scenario `base` knows, minutes.
 const OTHERWISE_MIN: f64 = 10.0;
 /// The load that the assumed number of readers bears.
@@ -84,10 +83,10 @@ impl Seen {
     /// At most so many kinds of work as a scenario may have: the rarest of each modality are one, of no body part.
     fn categories(&self) -> BTreeMap<(String, String), Work> {
         let general: BTreeSet<&String> = self.work.keys().map(|(modality, _)| modality).collect();
-        let room = if self.work.len() <= MAX_CATEGORIES {
-            MAX_CATEGORIES
+        let room = if self.work.len() <= MAX_ENTRIES {
+            MAX_ENTRIES
         } else {
-            MAX_CATEGORIES.saturating_sub(general.len())
+            MAX_ENTRIES.saturating_sub(general.len())
         };
         let mut own: Vec<_> = self.work.iter().filter(|((_, body_part), _)| !body_part.is_empty()).collect();
         own.sort_by_key(|(_, work)| std::cmp::Reverse(work.studies));
@@ -346,7 +345,7 @@ mod tests {
         let mut scenario =
             Scenario::parse(&skeleton(&log, &BTreeMap::new()).expect("valid")).expect("checked");
         let names: Vec<&str> = scenario.categories.iter().map(|category| category.name.as_str()).collect();
-        assert_eq!(names.len(), MAX_CATEGORIES);
+        assert_eq!(names.len(), MAX_ENTRIES);
         assert!(names.contains(&"CT") && names.contains(&"CT P10") && !names.contains(&"CT P9"), "{names:?}");
         assert!(names.contains(&"MR") && !names.contains(&"MR KNEE"));
         assert_eq!(Log::parse(&log, &mut scenario).expect("of this network").studies(), lines.len());

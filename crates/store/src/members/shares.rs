@@ -66,7 +66,8 @@ impl View {
 /// The shards that this process works on in one role. Cheap to clone; every clone follows the membership.
 ///
 /// It saves work and makes nothing safe: for a second or two after a node has come or gone, a shard may have two workers, or
-/// none. A process that does not see the store keeps the shards it had.
+/// none; one that went to a starting process whose first look is held back (see [`super::Members::hold_first_look`]) has none for what
+/// only falls due there until that look. A process that does not see the store keeps the shards it had.
 #[derive(Clone)]
 pub struct Shares {
     view: watch::Receiver<View>,

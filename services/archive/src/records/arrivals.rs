@@ -94,7 +94,10 @@ impl Records {
             let (mut answers, mut reads) = (self.answers(&page).await?, self.readings(&page).await?);
             for ((_, study), arrived) in &mut found {
                 arrived.answers = answers.remove(study).unwrap_or_default();
-                arrived.reads = reads.remove(&arrived.case).unwrap_or_default();
+                // The case's other studies may come before the one that stands for it.
+                if !arrived.beside {
+                    arrived.reads = reads.remove(&arrived.case).unwrap_or_default();
+                }
             }
         }
         Ok(found)

@@ -142,11 +142,13 @@ async fn pages_have_every_study_once_and_say_what_they_leave_out() {
     let nobody = fixture.complete(&given("1.4")).await;
     fixture.plan(&nobody, Reading::None { rule: "nothing-to-read".into() }).await;
     fixture.complete(&given("1.5")).await;
-    // Read together with another study, whose case it is; late, and so not what AI ordered it by.
+    // Read together with another study that was complete before, whose case it is; late, and so not what AI ordered it by.
+    let beside = fixture.complete(&given("1.7")).await.study;
+    fixture.clock.advance(MINUTE);
     let key = fixture.complete(&given("1.6")).await;
     let case: CaseId = case_id(&key);
     fixture.plan(&key, Reading::Case(case)).await;
-    let members = vec![key.study.clone(), fixture.complete(&given("1.7")).await.study];
+    let members = vec![key.study.clone(), beside];
     fixture.create(&case_key(&key), &Case { members, ..fixture.case(&key) }).await;
     fixture.create(&read_key(&key), &Read::waiting(ReadKind::Primary, fixture.clock.now())).await;
     let answer = AiAnswer {

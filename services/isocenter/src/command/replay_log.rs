@@ -187,9 +187,9 @@ mod tests {
     fn times_are_dates_or_instants_within_what_can_be_replayed() {
         assert_eq!(instant("2024-02-29"), Ok(1_709_164_800_000_000));
         assert_eq!(instant("2024-02-29T03:00:00+03:00"), Ok(1_709_164_800_000_000));
-        assert!(
-            ["yesterday", "2024-02-30T00:00", "2024-13-01", ""].iter().all(|text| instant(text).is_err())
-        );
+        for wrong in ["yesterday", "2024-02-30", "2024-02-30T00:00", "2024-13-01", ""] {
+            assert!(instant(wrong).is_err(), "{wrong}");
+        }
         let range = |from, to| ReplayLogArgs { from, to }.range().ok();
         assert_eq!(range(0, None), Some([0, DAY]));
         assert_eq!(range(5, Some(60 * DAY)), Some([5, 60 * DAY]));

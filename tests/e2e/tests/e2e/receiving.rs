@@ -135,8 +135,8 @@ async fn a_process_that_starts_while_the_store_is_away_receives_from_the_devices
     storescu(&files, server.dicom.port()).await.succeeded();
     let ready = || async { get(server.health, "/healthz").await.is_some_and(|(status, _)| status == 200) };
     wait_for("a process that is as ready as one that has received all along", PATIENCE, ready).await;
-    // Killed once more, it finds in its spool what it acknowledged.
-    server.kill().await;
+    // Asked to end, it waits for no store; once more, it finds in its spool what it acknowledged.
+    assert_eq!(server.terminate().await, 0);
     let server = Server::spawn(folder.path(), &flags).await;
     etcd.restart(0);
     let complete = complete(&server, &study).await;
