@@ -70,7 +70,7 @@ impl Default for Params {
             fatigue: 0.5,
             heavy_points: 3_000,
             front_percent: Some(80),
-            patience: Some(Patience { percent: 210, least: minutes(60) }),
+            patience: Some(Patience { percent: 200, least: minutes(60) }),
             front_after: None,
             immediate_first: true,
             level_bits: 4,
