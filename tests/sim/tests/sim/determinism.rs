@@ -55,6 +55,7 @@ fn decide(log: &[(StudyUid, Facts, Time)], order: &[usize], seed: u64) -> Vec<(R
                 critical: 40,
                 prior: Ppm::ZERO,
                 next_up: decision.class.as_str() != "STAT",
+                may_outwait: decision.class.as_str() != "STAT",
             },
             complete_at: *complete_at,
             waiting_since: *complete_at,
