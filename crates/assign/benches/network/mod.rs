@@ -164,8 +164,9 @@ impl Network {
 
     /// One decision: the next of the readers is given the first read that they may have. `None` if there is none.
     pub fn decide(&self, queue: &mut Queue, reader: usize) -> Option<Item> {
-        let read = queue.pick(&self.readers[reader % self.readers.len()], self.now)?.read.clone();
-        queue.remove(&read)
+        let reader = &self.readers[reader % self.readers.len()];
+        let read = queue.pick(reader, self.now)?.read.clone();
+        queue.hand(&read, reader)
     }
 }
 

@@ -9,15 +9,14 @@ use crate::item::{Competence, Needs};
 const HOUR_MICROS: i64 = 3_600_000_000;
 const HOURS: usize = 24;
 
-/// What reads have in common that the same readers may take, but for privileges and licences.
-type Kind = (Arc<Competence>, Arc<Vec<PoolId>>);
-
 /// The lines that order of arrival would make of the same arrivals and the same pulls: what comes joins the line of its
 /// kind, and whichever read a reader is handed, the oldest of all that this reader could take has gone instead. So a read that
 /// many can take, handed to one of the many, says nothing of how long what few can take would wait.
 #[derive(Debug, Default)]
 pub(super) struct FirstCome {
-    lines: BTreeMap<Kind, Line>,
+    /// By what reads have in common that the same readers may take, but for privileges and licences: pools first, since of
+    /// the many lists of pools a reader is in few.
+    lines: BTreeMap<Arc<Vec<PoolId>>, BTreeMap<Arc<Competence>, Line>>,
     /// The longest wait of a first in line, by hour of the day, with the number of the hour that it is of.
     longest: [(i64, Duration); HOURS],
 }
@@ -26,15 +25,13 @@ pub(super) struct FirstCome {
 struct Line {
     /// How many joined it at each time.
     joined: BTreeMap<Time, u32>,
+    /// The first of them: kept beside, because a look at a line has to be cheap.
+    first: Option<Time>,
     /// When the last that has gone had joined.
     gone: Option<Time>,
 }
 
 impl Line {
-    fn first(&self) -> Option<Time> {
-        self.joined.keys().next().copied()
-    }
-
     fn leave(&mut self) {
         if let Some(mut first) = self.joined.first_entry() {
             self.gone = Some(*first.key());
@@ -42,6 +39,7 @@ impl Line {
             if *first.get() == 0 {
                 first.remove();
             }
+            self.first = self.joined.keys().next().copied();
         }
     }
 }
@@ -50,23 +48,38 @@ impl FirstCome {
     /// A read joins that waits since `since`. One that comes back would be gone by then where its turn has come before:
     /// it joins at the head, as the last that has gone would.
     pub fn join(&mut self, needs: &Needs, since: Time) {
-        let line = self.lines.entry(kind(needs)).or_default();
+        let line = self.lines.entry(Arc::clone(&needs.pools)).or_default();
+        let line = line.entry(Arc::clone(&needs.competence)).or_default();
         let since = line.gone.map_or(since, |gone| gone.max(since));
         *line.joined.entry(since).or_default() += 1;
+        line.first = Some(line.first.map_or(since, |first| first.min(since)));
     }
 
     /// A read is not to be read any more, or became of another kind: its line is shorter by one.
     pub fn leave(&mut self, needs: &Needs) {
-        if let Some(line) = self.lines.get_mut(&kind(needs)) {
+        let lines = self.lines.get_mut(&needs.pools);
+        if let Some(line) = lines.and_then(|lines| lines.get_mut(&needs.competence)) {
             line.leave();
         }
     }
 
-    /// Some read was handed to a reader, who `may` take those kinds.
-    pub fn hand(&mut self, may: impl Fn(&Competence, &[PoolId]) -> bool) {
-        let theirs = self.lines.iter_mut().filter(|((competence, pools), _)| may(competence, pools));
-        let first = theirs.filter_map(|(_, line)| Some((line.first()?, line)));
-        if let Some((_, line)) = first.min_by_key(|(since, _)| *since) {
+    /// Some read was handed to a reader, who is `of` those pools and `can` read what asks for those competences.
+    pub fn hand(&mut self, of: impl Fn(&[PoolId]) -> bool, can: impl Fn(&Competence) -> bool) {
+        let mut oldest: Option<(Time, &mut Line)> = None;
+        for (pools, lines) in &mut self.lines {
+            let mut theirs = None;
+            for (competence, line) in lines {
+                let Some(first) = line.first else { continue };
+                if oldest.as_ref().is_some_and(|(known, _)| *known <= first) {
+                    continue;
+                }
+                // Asked where it matters alone: there are hundreds of lines, and this is done for each read that is handed out.
+                if *theirs.get_or_insert_with(|| of(pools)) && can(competence) {
+                    oldest = Some((first, line));
+                }
+            }
+        }
+        if let Some((_, line)) = oldest {
             line.leave();
         }
     }
@@ -80,10 +93,10 @@ impl FirstCome {
     /// when this began to look counts with the age it had, though it may have been passed over.
     pub fn longest(&mut self, now: Time) -> Duration {
         let mut wait = Duration::ZERO;
-        for line in self.lines.values_mut() {
+        for line in self.lines.values_mut().flat_map(BTreeMap::values_mut) {
             // A clock that was ahead must not make all waits that follow seem short.
             line.gone = line.gone.map(|gone| gone.min(now));
-            wait = line.first().map_or(wait, |since| wait.max(now.since(since)));
+            wait = line.first.map_or(wait, |since| wait.max(now.since(since)));
         }
         let hour = now.0.div_euclid(HOUR_MICROS);
         let hours = i64::try_from(HOURS).expect("a day");
@@ -92,10 +105,6 @@ impl FirstCome {
         let recent = self.longest.iter().filter(|(of, _)| (0..hours).contains(&(hour - of)));
         recent.map(|(_, wait)| *wait).max().unwrap_or_default()
     }
-}
-
-fn kind(needs: &Needs) -> Kind {
-    (Arc::clone(&needs.competence), Arc::clone(&needs.pools))
 }
 
 #[cfg(test)]
@@ -136,13 +145,13 @@ mod tests {
             line.join(&needs(modality), at(since));
         }
         let longest_at = |line: &mut FirstCome, minute: i64| line.longest(at(minute));
-        line.hand(|competence, _| competence.modalities.contains("CT"));
+        line.hand(|_| true, |competence| competence.modalities.contains("CT"));
         assert_eq!(longest_at(&mut line, 60), minutes(60), "of what this one may not nothing has gone");
-        line.hand(|_, _| true);
+        line.hand(|_| true, |_| true);
         assert_eq!(longest_at(&mut line, 26 * 60), minutes(26 * 60 - 20));
-        line.hand(|_, _| true);
-        line.hand(|_, _| true);
-        line.hand(|_, _| true);
+        line.hand(|_| true, |_| true);
+        line.hand(|_| true, |_| true);
+        line.hand(|_| true, |_| true);
         assert_eq!(longest_at(&mut line, 52 * 60), Duration::ZERO);
     }
 

@@ -147,9 +147,10 @@ impl Queue {
     pub fn hand(&mut self, read: &ReadId, reader: &ReaderProfile) -> Option<Item> {
         let item = self.take(read)?;
         if item.urgency.may_outwait {
-            self.first_come.hand(|competence, pools| {
-                filter::competent(competence, reader).is_ok() && filter::pools(pools, reader).is_ok()
-            });
+            self.first_come.hand(
+                |pools| filter::pools(pools, reader).is_ok(),
+                |competence| filter::competent(competence, reader).is_ok(),
+            );
         }
         self.forget_when_empty();
         Some(item)
@@ -215,9 +216,10 @@ impl Queue {
         }
         self.looked = minute;
         let longest = self.first_come.longest(now).saturating_mul(patience.percent) / 100;
-        let front_after = Some(longest.max(patience.least));
-        if self.params.front_after != front_after {
-            self.params.front_after = front_after;
+        let front_after = longest.max(patience.least);
+        // A wait that grows with the clock would have all bounds drawn anew each minute; a thirty-second part matters to nobody.
+        if self.params.front_after.is_none_or(|known| front_after.abs_diff(known) > known / 32) {
+            self.params.front_after = Some(front_after);
             self.bounds.fill(None);
         }
     }
